@@ -88,7 +88,9 @@ def test_the_column_of_images_is_that_of_the_models_table(tmp_path):
     dataset = compose.experiment(overrides)[0].dataset
     assert image_files([str(table)], dataset) == [tmp_path / "b.png"]
     table.write_text("image\na.png\n")
-    with pytest.raises(FrostlineError, match="has no column 'scan'; allowed: image: rename one"):
+    assert image_files([str(table)], dataset) == [tmp_path / "a.png"]
+    table.write_text("scans\na.png\n")
+    with pytest.raises(FrostlineError, match="has no column 'scan' or 'image'; did you mean 'scans'"):
         image_files([str(table)], dataset)
 
 

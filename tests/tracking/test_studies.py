@@ -9,6 +9,7 @@ from frostline.commands import mlflow_server
 from frostline.tracking import views
 from frostline.tracking.seed_groups import what_differs
 from frostline.tracking.store import Store
+from frostline.tracking.studies import StudyResult
 from frostline.training.services import (
     SWEEP_KEYS,
     SWEEP_OBJECTIVE,
@@ -70,6 +71,15 @@ def test_a_studys_views_have_its_arms_and_no_single_run_of_its_experiment(record
     assert record.store.studies.known("signs").compared == ("arm",)  # what single runs change does not count
     single = record.store.search({"study": "signs", "kind": "single run"}, limit=9)
     assert {run.info.run_name for run in single} == {"mine·early·s7", "mine·late·s7"}
+
+
+def test_a_study_took_as_long_as_its_runs(record):
+    for seed in range(3):
+        record("full", "signs", seed, arm="full")  # each takes a millisecond
+    store = Store()
+    store.studies.end(StudyResult("signs", "full helped", ""), 9999)
+    (run,) = store.search({"study": "signs", "stage": "study"}, limit=9)
+    assert (run.info.status, run.info.end_time - run.info.start_time) == ("FINISHED", 3)
 
 
 def test_a_study_without_arms_has_all_its_runs(record):

@@ -10,6 +10,9 @@ from frostline.data.reading.decode import suffix
 from frostline.data.reading.table_file import TABLES, open_table
 from frostline.schema import Dataset, Table
 
+IMAGE = "image"
+"""The usual name of a table's column of images."""
+
 
 def image_files(inputs: Sequence[str], trained_on: Dataset) -> list[Path]:
     """Return the named files, the image files of the named folders, and the images that named tables list.
@@ -20,11 +23,11 @@ def image_files(inputs: Sequence[str], trained_on: Dataset) -> list[Path]:
     Raises:
         FrostlineError: a folder has no image file, or a table no column of images.
     """
-    column = trained_on.columns.image if isinstance(trained_on, Table) else "image"
+    columns = (trained_on.columns.image, IMAGE) if isinstance(trained_on, Table) else (IMAGE,)
     files: list[Path] = []
     for path in map(Path, inputs):
         if suffix(path.name) in TABLES:
-            files += _listed(path, column)
+            files += _listed(path, columns)
             continue
         if not path.is_dir():
             files.append(path)
@@ -38,12 +41,14 @@ def image_files(inputs: Sequence[str], trained_on: Dataset) -> list[Path]:
     return files
 
 
-def _listed(table: Path, column: str) -> list[Path]:
-    """Return the paths in a column of a table; they are relative to its folder."""
-    opened = open_table(table, str(table), [column])
-    if column not in opened.columns:
-        names = allowed(column, opened.columns)
-        raise FrostlineError(f"{table}: has no column {column!r}; {names}: rename one")
+def _listed(table: Path, columns: Sequence[str]) -> list[Path]:
+    """Return the paths in the first of the columns that a table has; they are relative to its folder."""
+    opened = open_table(table, str(table), columns[:1])
+    column = next((name for name in columns if name in opened.columns), None)
+    if column is None:
+        wanted = " or ".join(map(repr, dict.fromkeys(columns)))
+        names = allowed(columns[0], opened.columns)
+        raise FrostlineError(f"{table}: has no column {wanted}; {names}: rename one")
     return [table.parent / cell for _, (cell,) in opened.records([column])]
 
 

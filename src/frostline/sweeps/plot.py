@@ -4,11 +4,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, TypeVar
 
 from frostline.config.space import Interval, Parameter, Value, Values
 from frostline.plotting import theme
-from frostline.plotting.canvas import new_figure
+from frostline.plotting.canvas import TEXT_BACKGROUND, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ class PlottedTrial:
 def history(
     trials: Sequence[PlottedTrial], objective: str, *, maximize: bool, render: Callable[["Figure"], T]
 ) -> T:
-    """Draw the objective of each trial and the best mean of a setting so far.
+    """Draw the objective of each trial and the best mean of a configuration so far.
 
     Trials without a value are ticks on the axis.
 
@@ -62,17 +63,20 @@ def history(
 
 
 def _best_so_far(trials: Sequence[PlottedTrial], best: Callable[..., float]) -> list[float]:
-    """Return, after each trial, the best mean over the trials of one setting."""
-    means: dict[str, float] = {}
-    counts: Counter[str] = Counter()
-    line: list[float] = []
-    for trial in trials:
-        setting = str(sorted(trial.point.items()))
-        counts[setting] += 1
-        before = means.get(setting, 0.0)
-        means[setting] = before + (float(trial.value or 0.0) - before) / counts[setting]
-        repeated = counts[setting] > 1
-        line.append(best(means.values()) if repeated or not line else best(line[-1], means[setting]))
+    """Return, after each trial, the best mean of a configuration so far; NaN before the first.
+
+    A configuration counts from its last trial on: the mean of some of its seeds may be better than that of
+    all.
+    """
+    settings = [str(sorted(trial.point.items())) for trial in trials]
+    counts, values = Counter(settings), dict[str, list[float]]()
+    line, so_far = [], math.nan
+    for trial, setting in zip(trials, settings, strict=True):
+        values.setdefault(setting, []).append(trial.value or 0.0)
+        if len(values[setting]) == counts[setting]:
+            mean = fmean(values[setting])
+            so_far = mean if math.isnan(so_far) else best(so_far, mean)
+        line.append(so_far)
     return line
 
 
@@ -153,4 +157,7 @@ def _as_numbers(options: Sequence[str]) -> list[float]:
 def _axis(axes: "Axes", place: int, names: Sequence[tuple[float, str]]) -> None:
     axes.axvline(place, color=theme.LINE.light, linewidth=1.2, zorder=0)
     for height, name in names:
-        axes.text(place + 0.04, height, name, fontsize=8, color=theme.SOFT.light, va="center")
+        background = TEXT_BACKGROUND
+        axes.text(
+            place + 0.04, height, name, fontsize=8, color=theme.SOFT.light, va="center", bbox=background
+        )

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
 from frostline.base.metrics import ACCURACY, MAP
@@ -111,7 +111,10 @@ class Studies:
         )
         note = f"{result.sentence}\n\n{links}\n\n{result.table}"
         self._store.log_tags(run_id, {NOTE: note, "verdict": result.sentence})
-        self._share_params(run_id, name)
+        study = self._known[name].runs
+        runs = self._store.search({"study": name}, study, "tags.seed LIKE '%'", limit=MOST_RUNS)
+        self._share_params(run_id, [run.data.params for run in runs])
+        self._log_duration(run_id, runs)
         self._log_gains(result, when)
         self._store.log_files(run_id, result.files.items())
 
@@ -131,11 +134,14 @@ class Studies:
         if gains:
             self._show(replace(known, gains=True))
 
-    def _share_params(self, run_id: str, name: str) -> None:
+    def _log_duration(self, run_id: str, runs: Sequence[Run]) -> None:
+        """Make the duration of a study's run the sum of its runs' durations."""
+        took = sum(max((run.info.end_time or 0) - run.info.start_time, 0) for run in runs)
+        begun = self._store.client.get_run(run_id).info.start_time
+        self._store.client.set_terminated(run_id, end_time=begun + took)
+
+    def _share_params(self, run_id: str, runs: Sequence[Mapping[str, str]]) -> None:
         """Record the parameters that all runs of a study share; those that others had before become a tag."""
-        study = self._known[name]
-        found = self._store.search({"study": name}, study.runs, "tags.seed LIKE '%'", limit=MOST_RUNS)
-        runs = [run.data.params for run in found]
         if not runs:
             return
         shared = {
