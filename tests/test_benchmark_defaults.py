@@ -151,6 +151,12 @@ def test_a_setting_is_chosen_without_the_data_set_that_judges_it(tmp_path):
     ]
 
 
+def test_on_one_data_set_no_setting_is_chosen_without_it(tmp_path):
+    lines = [result("digits", "default", 0.6, 0.6), result("digits", "fast", 0.9, 0.8)]
+    _, *rows = table.left_out(results(tmp_path, lines))
+    assert rows == []
+
+
 def test_runs_on_several_devices_are_not_averaged(tmp_path):
     lines = [
         result("digits", "default", 0.6, 0.6, seed, device=name) for seed, name in enumerate(("cpu", "cuda"))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from benchmarks import __main__ as benchmarks
-from benchmarks import data, report
+from benchmarks import data, report, servers
 from benchmarks.harness import Against, Arm, Figure, Measured, Target, Work, ratios, whole_seconds
-from benchmarks.work import size
+from benchmarks.work import loading, size
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -90,6 +90,16 @@ def test_what_takes_hours_is_extrapolated_from_the_epochs_that_were_measured():
     whole = Arm("Lightning", "lightning_probe", {"epochs": 20}, shortened=4)
     assert [whole.measured_epochs(repeat) for repeat in (0, 1)] == [20, 4]
     assert whole_seconds(whole, {"seconds": 7.0, "epoch_seconds": [3.0] * 2}, 20) == (7.0, "")
+
+
+def test_a_loader_that_takes_less_than_a_tick_of_the_processors_clock_has_no_ratio_of_it():
+    def result(cpu_ms):
+        return [{"seconds": 1.0, "first": 10, "later": 20, "cold": 5, "tree_mib": 100, "cpu_ms": cpu_ms}]
+
+    runs = {"frostline": result(0.0), **{rival: result(0.3) for rival in loading.RIVALS}}
+    values = {figure.what: figure.values for figure in loading.figures(runs)}
+    assert values["timm's loader ÷ frostline: CPU time per image, later epochs"] == []
+    assert values["frostline ÷ timm's loader: images/s, later epochs"] == [1.0]
 
 
 def test_growth_is_measured_against_the_smallest():
@@ -196,3 +206,10 @@ def test_a_row_in_miniature_leaves_table_json_and_picture(tmp_path, monkeypatch)
     assert figure["value"] == pytest.approx(ours["whole_seconds"] / bare["whole_seconds"])
     assert figure["met"] is None
     assert "Not at full size" in (out / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_server_that_refuses_connections_has_every_epoch_after_a_sync():
+    found = servers.measured(servers.Failure("refuses connections", "refuse", epochs=10), seconds=0.2)
+    assert found["missing_epochs_after_sync"] == 0
+    assert found["finished_after_sync"]

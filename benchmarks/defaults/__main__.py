@@ -6,7 +6,6 @@ Runs whose line is there are skipped, so that the command may be stopped and rep
 import argparse
 import json
 import multiprocessing
-import os
 import signal
 import sys
 import time
@@ -94,8 +93,8 @@ def _run_all(chosen: Sequence[plan.Trial], options: argparse.Namespace) -> int:
     finally:
         for process in list(pool._processes.values()):
             process.kill()  # what runs on would only be lost
-    sys.stdout.flush()
-    os._exit(int(failed > 0))
+        pool.shutdown(cancel_futures=True)
+    return int(failed > 0)
 
 
 class _Session:

@@ -186,7 +186,10 @@ def left_out(results: Results) -> list[list[str]]:
     shared = set.intersection(*(set(results[arm]) for arm in settings))
     rows = [["data set left out", "chosen on the others", "gain on it"]]
     every: list[Gap] = []
-    for target in sorted({cell[0] for cell in shared}):
+    targets = sorted({cell[0] for cell in shared})
+    if len(targets) == 1:  # no others to choose on
+        return rows
+    for target in targets:
         others = [cell for cell in shared if cell[0] != target]
         chosen = max(settings, key=lambda arm: mean(results[arm][cell].val for cell in others))
         gaps = [gap for gap in _gaps(results, FULL, [chosen]) if gap.cell[0] == target and gap.cell in shared]

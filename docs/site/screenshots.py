@@ -56,7 +56,9 @@ def steps(text: str) -> list[Step]:
 
 def main() -> None:
     """Run everything and write the pictures into docs/tutorial."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--programs", type=Path, default=Path(sys.executable).parent)
     arguments = parser.parse_args()
