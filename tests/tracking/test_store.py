@@ -264,11 +264,11 @@ def test_seeds_of_one_configuration_are_below_a_run_with_their_means(store):
     assert group.data.metrics == pytest.approx(
         {
             "best/val/accuracy": 0.85,
-            "best/val/accuracy.std": 0.05 * 2**0.5,
+            "best/val/accuracy.std": 0.0707107,
             "best/val/accuracy.low": pytest.approx(0.85 - 12.7062 * 0.05, abs=1e-4),
             "best/val/accuracy.high": 1.0,
             "best/val/loss": 0.4,
-            "best/val/loss.std": 0.1 * 2**0.5,
+            "best/val/loss.std": 0.141421,
             "best/val/loss.low": pytest.approx(0.4 - 12.7062 * 0.1, abs=1e-4),
             "best/val/loss.high": pytest.approx(0.4 + 12.7062 * 0.1, abs=1e-4),
             "n": 2,

@@ -28,7 +28,7 @@ def test_arms_have_their_mean_interval_and_number_of_seeds():
 
 def test_arms_have_their_gain_once_it_was_reported():
     columns = views.states(replace(ARMS, gains=True))[RESULTS]["selectedColumns"]
-    assert columns.index("metrics.`gain`") == columns.index("metrics.`n`") + 1
+    assert columns.index("metrics.`gain`") == columns.index("metrics.`test/accuracy`") + 1
 
 
 def test_a_sweep_has_what_varies_and_its_objective_and_no_column_without_values():

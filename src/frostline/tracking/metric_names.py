@@ -9,6 +9,8 @@ KEY_LIMIT = 250
 """Characters of a metric's, a parameter's or a tag's key, and of a run's name."""
 BEST_EPOCH = "best_epoch"
 INTERNAL = ("images_per_second", "trainable_parameters")
+DIGITS = 6
+"""Significant digits of a mean over seeds."""
 TAG_LIMIT = 5000
 """Characters of a tag's value."""
 EXACT = re.compile(r"[^'\"\\`\x00-\x1f]*")
@@ -77,3 +79,12 @@ def _pattern(value: str) -> str:
 
 def _hash(name: str) -> str:
     return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+
+
+def rounded(value: float) -> float:
+    """Return a mean as MLflow's tables show it, which print every digit.
+
+    >>> rounded(2 / 3)
+    0.666667
+    """
+    return float(f"{value:.{DIGITS}g}")

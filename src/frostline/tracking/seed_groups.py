@@ -144,7 +144,7 @@ def over_seeds(runs: Sequence[Mapping[str, float]], overlap: float = 0.0) -> dic
                 results[f"{key}.std"] = spread(values)["std"]
                 if over.low is not None and over.high is not None and over.low < over.high:
                     results |= {f"{key}.low": over.low, f"{key}.high": over.high}
-    return {**results, "n": float(len(runs))}
+    return {**{key: metric_names.rounded(value) for key, value in results.items()}, "n": float(len(runs))}
 
 
 def counts(run: Run) -> bool:

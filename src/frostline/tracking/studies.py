@@ -123,14 +123,14 @@ class Studies:
 
         An arm may have rows of earlier hyperparameters: its own is the one with the reported test metric.
         """
-        known = self._known[result.study]
+        known, shown = self._known[result.study], metric_names.rounded
         gains = {key.removesuffix(GAIN): value for key, value in result.values.items() if key.endswith(GAIN)}
         for arm, gain in gains.items():
             reported = result.values.get(f"{arm}.{known.headline}", math.nan)
             tags = {"study": result.study, "arm": arm, "stage": "finetune"}
             for run in self._store.search(tags, "tags.kind LIKE '%run'", limit=MOST_RUNS):
-                if math.isclose(run.data.metrics.get(known.metric, math.nan), reported):
-                    self._store.log_metrics(run.info.run_id, [Metric("gain", gain, when, 0)])
+                if shown(run.data.metrics.get(known.metric, math.nan)) == shown(reported):
+                    self._store.log_metrics(run.info.run_id, [Metric("gain", shown(gain), when, 0)])
         if gains:
             self._show(replace(known, gains=True))
 

@@ -148,7 +148,7 @@ def states(study: Study) -> dict[str, dict[str, Any]]:
     names = dict.fromkeys([study.metric, f"test/{study.headline}", f"best/val/{study.headline}"])
     headline = [f"metrics.`{name}`" for name in names]
     interval = [f"metrics.`{study.metric}.{end}`" for end in ("low", "high")] + ["metrics.`n`"]
-    results = [headline[0], *(interval if study.means else []), *(["metrics.`gain`"] if study.gains else [])]
+    results = [headline[0], *(["metrics.`gain`"] if study.gains else []), *(interval if study.means else [])]
     results += [*headline[1:], "metrics.`train_seconds`"]
     found = {
         RESULTS: {
