@@ -1,6 +1,7 @@
 """What `Run.predict` takes."""
 
 import pytest
+from tests.tiny import run_config
 
 from frostline.api.predictions import _sources
 from frostline.console.errors import FrostlineError
@@ -14,4 +15,4 @@ def test_a_missing_folder_is_refused_as_the_command_does(images, tmp_path, monke
     (tmp_path / "my photos/a.png").touch()
     sentence = "^images: my photo doesn't exist: give image files, folders or tables; did you mean my photos?"
     with pytest.raises(FrostlineError, match=sentence):
-        list(_sources(images, PLAIN))
+        list(_sources(images, PLAIN, run_config().dataset))

@@ -10,6 +10,7 @@ from tests.data.trees import encoded, picture
 
 from frostline.duplicates import search
 from frostline.duplicates.search import (
+    Pair,
     groups_of,
     near_matches,
     near_pairs,
@@ -43,9 +44,7 @@ CHANGES = {
 }
 
 
-def pairs_of(
-    images: list[Image.Image], splits: list[str], groups: list[int] | None = None
-) -> list[tuple[int, int]]:
+def pairs_of(images: list[Image.Image], splits: list[str], groups: list[int] | None = None) -> list[Pair]:
     thumbnails = np.stack([thumbnail(image) for image in images])
     numbers = np.arange(len(images)) if groups is None else np.array(groups)
     return near_pairs(thumbnails, np.array(splits), numbers)

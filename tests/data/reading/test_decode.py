@@ -19,7 +19,9 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def decoded(image: Image.Image, kind: str = "PNG", **options: object) -> Image.Image:
-    return decode(encoded(image, kind, **options), f"x.{kind.lower()}").image
+    read = decode(encoded(image, kind, **options), f"x.{kind.lower()}").image
+    assert isinstance(read, Image.Image)
+    return read
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
