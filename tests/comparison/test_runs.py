@@ -64,6 +64,16 @@ def test_of_equal_trials_the_same_stands_for_a_sweep_in_its_report_and_as_a_name
     assert named == {"tied": reported, "best": reported}
 
 
+def test_a_repeated_trial_changes_no_tie(store):
+    """The command that a sweep prints for its best trial records a further run, which has no number."""
+    from frostline.comparison.runs import Results
+
+    best = record(store, 1, 0, 0.5, freeze="full", **{TRIAL_NUMBER: "0"})
+    record(store, 2, 0, 0.5, freeze="gradual", **{TRIAL_NUMBER: "1"})
+    record(store, 3, 0, 0.5, freeze="full")
+    assert [Results(store).chosen(word)[0].id for word in ("tied", "best")] == [best, best]
+
+
 def test_names_choose_among_runs_whose_weights_exist(store):
     """`dvc repro` after an edit replaces the weights of the earlier version, which may have been better."""
     from frostline.comparison.runs import Results

@@ -1,5 +1,7 @@
 """What of two configurations differs, and how sure a difference is."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +33,19 @@ def test_configurations_are_ordered_and_tested_against_the_best():
     assert (second.gain, third.gain) == (gains["a"], gains["c"])
     assert {"a": second.p, "c": third.p} == holm({k: gain.p for k, gain in gains.items()})
     assert second.results["test/accuracy"] == estimate(values["a"], bounds=(0, 1))
+
+
+def test_of_equal_configurations_the_one_with_the_lower_trial_is_first_whatever_the_test_split_says():
+    runs = [
+        replace(result(name, seed, test, val=0.7), trial=trial)
+        for name, seed, test, trial in (
+            ("a", 0, 0.9, 3),
+            ("a", 1, 0.9, 2),
+            ("b", 0, 0.8, 1),
+            ("b", 1, 0.8, 0),
+        )
+    ]
+    assert [line.name for line in compare(runs, METRICS, "test/accuracy").lines] == ["b", "a"]
 
 
 def test_validation_orders_and_test_is_tested():
@@ -100,7 +115,7 @@ def test_parameters_that_a_name_contains_or_determines_get_no_column():
         Result(k, f"{k}·s0", k, 0, {"freeze_name": k, "freeze.x": k, "optimizer.lr": k, "seed": k}, {})
         for k in "ab"
     ]
-    made = compare(named, [], "m")
+    made = compare(named, ["m"], "m")
     assert (made.varied, made.unlisted) == (("optimizer.lr",), ("freeze.x",))
 
 

@@ -27,6 +27,14 @@ def rank(metric: str, values: Sequence[float], most: int) -> tuple[bool, float, 
     return 2 * len(values) < most, -score(metric, fmean(values)), -len(values)
 
 
+def preference(trial: int | None) -> tuple[bool, int]:
+    """Return the sort key among equal runs: the trial with the lower number first, then other runs.
+
+    A trial without a number was trained in a batch, and can't be repeated to the byte.
+    """
+    return trial is None, trial or 0
+
+
 def ordered(
     metric: str,
     settings: Iterable[Collection[RunT]],
@@ -35,9 +43,8 @@ def ordered(
 ) -> list[list[RunT]]:
     """Return the settings by `rank`, the best first, each with its best run first.
 
-    Of equal runs, a trial of a sweep that was trained by itself comes before one of a batch, which can't be
-    repeated to the byte; then the trial with the lower number comes first. Equal settings are ordered by
-    their first runs in the same way. What remains equal keeps its order.
+    Of equal runs, the first is that of `preference`. Equal settings are ordered by their first runs in the
+    same way. What remains equal keeps its order.
 
     Args:
         metric: such as ``val/loss``.
@@ -46,10 +53,11 @@ def ordered(
         trial: returns its number in the sweep; None: trained in a batch, or not in a sweep.
     """
 
-    def preferred(run: RunT) -> tuple[bool, int]:
-        number = trial(run)
-        return number is None, number or 0
+    def key(run: RunT) -> tuple[float, bool, int]:
+        return -score(metric, value(run)), *preference(trial(run))
 
-    found = [sorted(runs, key=lambda run: (-score(metric, value(run)), *preferred(run))) for runs in settings]
+    found = [sorted(runs, key=key) for runs in settings]
     most = max(map(len, found), default=0)
-    return sorted(found, key=lambda runs: (*rank(metric, [*map(value, runs)], most), *preferred(runs[0])))
+    return sorted(
+        found, key=lambda runs: (*rank(metric, [*map(value, runs)], most), *preference(trial(runs[0])))
+    )

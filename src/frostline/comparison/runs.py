@@ -115,7 +115,11 @@ class Results:
         settings: dict[str, dict[Repetition, Result]] = {}
         for run in tuned:
             if metric in run.metrics:
-                settings.setdefault(run.configuration, {})[run.repetition] = run
+                runs = settings.setdefault(run.configuration, {})
+                earlier = runs.get(run.repetition)
+                # A trial that was repeated by a command of its own keeps its place among the trials.
+                if earlier is None or earlier.trial is None or run.trial is not None:
+                    runs[run.repetition] = run
         if not settings:
             return list(tuned[-1:])
         by_repetition = ([runs[which] for which in sorted(runs)] for runs in settings.values())

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from frostline.base.metrics import SHARES
-from frostline.comparison.ranking import rank
+from frostline.base.metrics import SHARES, score
+from frostline.comparison.ranking import preference, rank
 from frostline.stats.transfer import Estimate, Gain, estimate, fold_overlap, holm, paired_gain
 from frostline.training.services import setting_of
 
@@ -106,7 +106,7 @@ def compare(results: Sequence[Result], metrics: Sequence[str], tested: str) -> C
     most = max(map(len, configurations))
     lines = sorted(
         (_configuration(runs, varied, metrics) for runs in configurations),
-        key=lambda line: _rank(line, metrics, most),
+        key=lambda line: _rank(line, metrics[0], most),
     )
     return Comparison(
         tuple(_with_gains(_distinct_names(lines), tested)), varied, unlisted, tuple(metrics), tested
@@ -143,15 +143,13 @@ def _distinct_names(lines: Sequence[Configuration]) -> list[Configuration]:
     return renamed
 
 
-def _rank(line: Configuration, metrics: Sequence[str], most: int) -> tuple[tuple[float, ...], ...]:
-    """Return the sort key, best first: by `ranking.rank` for each metric in turn.
-
-    A configuration without the metric is last.
-    """
-    values = [
-        (metric, [run.metrics[metric] for run in line.runs if metric in run.metrics]) for metric in metrics
-    ]
-    return tuple(rank(metric, runs, most) if runs else (math.inf,) for metric, runs in values)
+def _rank(line: Configuration, metric: str, most: int) -> tuple[float, ...]:
+    """Return the sort key, best first, as `ranking.ordered` sorts; without the metric, a line is last."""
+    runs = [run for run in line.runs if metric in run.metrics]
+    if not runs:
+        return (math.inf,)
+    best = min(runs, key=lambda run: (-score(metric, run.metrics[metric]), *preference(run.trial)))
+    return *rank(metric, [run.metrics[metric] for run in runs], most), *preference(best.trial)
 
 
 def _with_gains(lines: Sequence[Configuration], metric: str) -> list[Configuration]:

@@ -1,13 +1,13 @@
 """Where in this project the weights of recorded runs are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from frostline.base import project
-from frostline.base.formats import read_json
+from frostline.base.formats import flat, read_json, read_yaml
 from frostline.base.hashes import sha256_cached
-from frostline.base.run_folder import TRAINING, WEIGHTS
+from frostline.base.run_folder import CONFIG, TRAINING, WEIGHTS
 from frostline.console.errors import FrostlineError
 
 GONE = (
@@ -22,13 +22,24 @@ def local_weights() -> set[str]:
     return {sha256 for sha256, _ in _recorded()}
 
 
-def local_copy(sha256: str) -> Path | None:
-    """Return the folder of a run in this project that has these weights; None: there is none."""
+def local_copy(sha256: str, params: Mapping[str, str]) -> Path | None:
+    """Return the folder of a run in this project that has these weights; None: there is none.
+
+    Args:
+        params: the run's parameters in MLflow. Of several folders with these weights, the one whose config
+            shares most of them is the run's own: a hyperparameter may have had no effect.
+    """
+    folders = []
     for recorded, folder in _recorded():
         with suppress(OSError):
             if recorded == sha256 and sha256_cached(folder / WEIGHTS) == sha256:
-                return folder
-    return None
+                folders.append(folder)
+
+    def shared(folder: Path) -> int:
+        config = {key: str(value) for key, value in flat(read_yaml(folder / CONFIG)).items()}
+        return sum(config.get(key) == value for key, value in params.items())
+
+    return max(folders, key=shared) if len(folders) > 1 else next(iter(folders), None)
 
 
 def _recorded() -> Iterator[tuple[str, Path]]:

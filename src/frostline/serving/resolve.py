@@ -72,8 +72,8 @@ def _recorded(text: str) -> Path:
     with store.one_sentence(text):
         words = results.words()
         chosen = results.chosen(text, local_weights() | models.weights()) if text in words else []
-    run_id, sha256 = models.weights_of(chosen[0].id if chosen else text, words)
-    path = local_copy(sha256) or models.fetch(f"runs:/{run_id}/model")
+    run_id, sha256, params = models.weights_of(chosen[0].id if chosen else text, words)
+    path = local_copy(sha256, params) or models.fetch(f"runs:/{run_id}/model")
     if chosen:
         shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
         print(f"frostline: {text} is {shown}, {chosen[0].name}", file=sys.stderr)

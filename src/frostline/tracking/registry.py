@@ -127,8 +127,8 @@ class Models:
         stored = [Stored.of(model) for model in self._models()]
         return {model.sha256 for model in stored if not model.is_local or self._folder(model).is_dir()}
 
-    def weights_of(self, text: str, words: Collection[str] = ()) -> tuple[str, str]:
-        """Return the id of the run with this id or name, and the sha256 of the weights that it made.
+    def weights_of(self, text: str, words: Collection[str] = ()) -> tuple[str, str, dict[str, str]]:
+        """Return the id, the sha256 of the weights and the parameters of the run with this id or name.
 
         Args:
             words: others that the caller accepts, for the error.
@@ -139,7 +139,7 @@ class Models:
         with self._store.one_sentence(text):
             run = self._run(text, words)
         if sha256 := run.data.tags.get("weights.sha256"):
-            return str(run.info.run_id), sha256
+            return str(run.info.run_id), sha256, run.data.params
         raise FrostlineError(f"{text}: this run {NO_WEIGHTS}")
 
     def register(self, trained: "TrainedRun", name: str, alias: str | None) -> Registered:
