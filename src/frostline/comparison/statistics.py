@@ -92,7 +92,7 @@ def compare(results: Sequence[Result], metrics: Sequence[str], tested: str) -> C
 
     Args:
         results: at least one; of several with the same configuration and seed the last counts.
-        metrics: metrics to compare; the configurations are sorted by the first.
+        metrics: metrics to compare, at least one; the configurations are sorted by the first.
         tested: the metric whose differences from the first configuration's are tested, paired by fold and
             seed; over several folds, with the correction of `stats.transfer.estimate` for their overlap.
     """

@@ -255,9 +255,9 @@ def _draw(deliverer: "Deliverer", progress: Callable[[], None]) -> None:
             deliverer.draw()
             progress()
     if deliverer.pending_plots:
+        runs = "1 run" if deliverer.pending_plots == 1 else f"{deliverer.pending_plots} runs"
         print(
-            f"frostline: MLflow has no plots of {deliverer.pending_plots} runs, since many ended at once;"
-            " the best runs have theirs",
+            f"frostline: MLflow has no plots of {runs}, since many ended at once; the best runs have theirs",
             file=sys.stderr,
         )
 

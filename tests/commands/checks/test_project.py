@@ -36,6 +36,19 @@ def test_each_break(healthy, break_it, check, state, words):
     assert words in message
 
 
+def test_data_of_the_study_that_is_gone(healthy):
+    selected = (healthy / "params.yaml").read_text()
+    selected = selected.replace("dataset: null", "dataset: image_folder\ndataset.root: my photos")
+    selected = selected.replace("target: requirements.lock", "target: my photos")
+    (healthy / "params.yaml").write_text(selected)
+    assert summaries(checks.configs)[1:] == [
+        ("ok", "selects the study mnist_to_digits"),
+        ("broken", "dataset.root: my photos doesn't exist"),
+    ]
+    (healthy / "my photos").mkdir()
+    assert [state for state, _ in summaries(checks.configs)] == ["ok", "ok"]
+
+
 def test_little_room(healthy, monkeypatch):
     usage = shutil.disk_usage(healthy)
     for free, state in ((0.5e9, "broken"), (3e9, "note"), (9e9, "ok")):

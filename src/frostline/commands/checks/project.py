@@ -12,7 +12,9 @@ from pathlib import Path
 
 from frostline.base import project
 from frostline.commands.checks.finding import Finding, State, shell, some
+from frostline.commands.early_checks import PATHS
 from frostline.console.errors import FrostlineError
+from frostline.schema import Experiment, needs_pretraining
 from frostline.tracking import local_store
 
 ROOM_GB, MUCH_ROOM_GB = 1.0, 5.0
@@ -34,10 +36,26 @@ def configs() -> Iterator[Finding]:
     params = project.find_root() / "params.yaml"
     if params.is_file():
         try:
-            study = compose.experiment(overrides(read_selection(params)))[0].study
-            yield Finding("params.yaml", "ok", f"selects the study {study}")
+            composed, _ = compose.experiment(overrides(read_selection(params)))
         except FrostlineError as error:
             yield Finding("params.yaml", "broken", str(error), f"fix {params}")
+            return
+        yield Finding("params.yaml", "ok", f"selects the study {composed.study}")
+        yield from _study_data(composed)
+
+
+def _study_data(composed: Experiment) -> Iterator[Finding]:
+    """Check that the study's data sets are where its configs say; the images are not read."""
+    used = {"dataset": composed.dataset}
+    if needs_pretraining(composed.weights):
+        used["source"] = composed.source
+    for role, dataset in used.items():
+        if (key := dataset.location) not in PATHS:
+            continue
+        place = Path(getattr(dataset, key)).expanduser()
+        if not (project.find_root() / place).exists():
+            fix = f"put it there, or write the right path to params.yaml, data, or to {role}.{key}"
+            yield Finding("data", "broken", f"{role}.{key}: {place} doesn't exist", fix)
 
 
 def dvc() -> Iterator[Finding]:
