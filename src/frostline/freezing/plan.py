@@ -38,7 +38,7 @@ class PlateauRule:
         return since >= self.patience
 
     def __str__(self) -> str:
-        """Return the rule as a plan's text, for one validation per epoch."""
+        """Return the rule as `frostline plan` prints it, assuming one validation per epoch."""
         return f"{self.metric} stalls for {epochs_text(self.patience)}"
 
 
