@@ -79,6 +79,8 @@ COMMON = {"epochs": "trainer.epochs", "lr": "optimizer.lr", "batch_size": "train
 """Keyword → key."""
 DATA = ("dataset", "source")
 PLAIN = ("seed", "out")
+SINGLE = ("lr", "epochs", "batch_size", "seed", "freeze", "backbone", "weights", "optimizer")
+"""Arguments of which a run has one value."""
 HUGGING_FACE = ("dataset_dict.json", "dataset_info.json")
 """A folder with one of these was written by `datasets.save_to_disk`."""
 
@@ -116,6 +118,8 @@ def overrides_of(
         if value is not None:
             overrides += _data(key, value, several=several)
     for name, value in options.items():
+        if name in SINGLE and not several and isinstance(value, Sequence) and not isinstance(value, str):
+            raise FrostlineError(f"{name}: found several values, {value!r}; fl.sweep trains a run for each")
         if name not in (*DATA, "overrides") and value is not None:
             overrides.append(_override(_key(name, pretrains=pretrains), value, several=several))
     overrides += _others(options.get("overrides", ()), several=several)

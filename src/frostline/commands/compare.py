@@ -26,8 +26,9 @@ examples:
   frostline compare runs/finetune/a runs/finetune/b --open      also in the browser
   frostline compare --filter "tags.freeze = 'full'" --metric test/f1_macro --metric test/loss
 
-Rows are sorted by the first metric. Each row is compared with the first row by a t-test on test accuracy,
-paired by seed; p is corrected for the number of rows (Holm), intervals are not."""
+Rows are sorted by the first metric. Each row is compared with the first row by a t-test on test accuracy (if
+--metric names other metrics only, on the first of them), paired by seed; p is corrected for the number of
+rows (Holm), intervals are not."""
 
 
 def add(commands: Any, summary: str) -> None:

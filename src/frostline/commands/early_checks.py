@@ -29,6 +29,8 @@ OUTPUT_FILES = {
     "show": ("out",),
 }
 """Command → its options that name a file to write. In other commands, `out` is a folder."""
+RUNS = ("finetune", "pretrain", "probe", "lr-find")
+"""The commands that write into runs/COMMAND unless `out` names a folder."""
 WEIGHTS = "give a .safetensors or .pth file"
 _PLAIN = re.compile(r"[^\"'\\$\[\]{}()]+")
 """Values that Hydra takes as they are."""
@@ -57,6 +59,8 @@ def check(arguments: argparse.Namespace) -> None:
     typed = dict(_plain(arguments.overrides))
     if typed.get("out", "null") != "null" and not lists and _is_folder(arguments):
         _check_folder(Path(typed["out"]))
+    elif arguments.command_name in RUNS and not getattr(arguments, "out", None):
+        _check_folder(Path("runs", arguments.command_name))
     for key, text in typed.items():
         for value in text.split(",") if lists else [text]:
             # Whether the command line alone shows that the backbone is one of timm's.

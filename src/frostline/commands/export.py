@@ -14,10 +14,12 @@ examples:
 
 {options.RUN_HELP}
 
-onnx and pt2 (torch.export): the model takes (N, channels, height, width) uint8 images and returns
-(N, classes) probabilities; size, resizing and class names are in the file's metadata, under "frostline".
+onnx and pt2 (torch.export): the model takes (N, channels, height, width) uint8 images (uint16 with
+input.depth=16) and returns (N, classes) probabilities; size, resizing and class names are in the file's
+metadata, under "frostline".
 safetensors: the weights, under timm's names.
-The file is read again and compared with the network on test images; if they differ, it is removed."""
+The file is read again and compared with the network on test images; if they differ, nothing is
+written."""
 
 
 def add(commands: Any, summary: str) -> None:

@@ -44,7 +44,11 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.projects.study import Study, begin
 
     study = Study(
-        arguments.study, arguments.source, arguments.target, arguments.experiment, tuple(arguments.overrides)
+        arguments.study,
+        arguments.source and arguments.source.expanduser(),  # DVC does not expand ~
+        arguments.target and arguments.target.expanduser(),
+        arguments.experiment,
+        tuple(arguments.overrides),
     )
     written = begin(study, Path.cwd(), force=arguments.force)
     done = {"wrote": written.new, "replaced": written.replaced, "added lines to": written.extended}

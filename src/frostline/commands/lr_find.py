@@ -15,7 +15,8 @@ examples:
   frostline lr-find experiment=NAME optimizer=sgd --low 1e-5 --high 100 --steps 200
 
 It takes the overrides of `frostline finetune`, and trains in the first phase of the schedule, each step at a
-higher learning rate, until the loss diverges (Smith 2017). Frozen layers run once. It prints two learning
+higher learning rate, until the loss diverges (Smith 2017). Frozen layers run once if the run
+reuses their features. It prints two learning
 rates as overrides, changes no run, and writes lr.csv and lr.svg to out (default: runs/lr-find/NAME)."""
 
 

@@ -116,9 +116,8 @@ def run(arguments: argparse.Namespace) -> None:
     problems.print_warnings()
     if problems.errors:
         what = "1 image" if problems.errors == 1 else f"{problems.errors} images"
-        raise FrostlineError(
-            f"predict: {what} could not be used; their error says why, the others are classified"
-        )
+        others = ", the others are classified" if problems.errors < len(paths) else ""
+        raise FrostlineError(f"predict: {what} could not be used; their error says why{others}")
 
 
 def _config(folder: Path) -> "Run":

@@ -14,12 +14,13 @@ examples:
   frostline probe dataset=image_folder dataset.root=DIR backbone=efficientnet_lite0 weights=imagenet
                   optimizer.lr=1e-4,1e-3,1e-2 loss.label_smoothing=0,0.1 seed=0,1,2
                                                                 18 heads, trained at the same time
-  frostline probe weights=file weights.path=runs/NAME/weights.safetensors weights.head=reset
+  frostline probe weights=file weights.path=runs/finetune/NAME/weights.safetensors weights.head=reset
                                                                 the features of your own run
 
 The backbone runs once over the images; its features are cached for later probes and fine-tunings. A head is
 trained for each combination of optimizer.lr, optimizer.weight_decay, loss.label_smoothing and seed.
-Validation selects the best combination except for the seed; only its heads are measured on the test split.
+Validation selects the best combination of the first three, by its mean over seeds. Only the heads of that
+one, and ridge and k-NN classifiers, are measured on the test split.
 
 writes into the folder out=DIR (default: runs/probe/NAME): probe.json, heads.csv (a row per head), and the
 files of `frostline finetune` for the best head."""

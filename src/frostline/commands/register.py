@@ -15,9 +15,9 @@ examples:
 
 {options.RUN_HELP}
 
-The model takes (N, channels, height, width) uint8 images and returns (N, classes) probabilities. MLflow loads
-it without frostline and without a pickle: mlflow.pytorch.load_model("models:/digits@champion"). The same
-weights are not registered twice."""
+The model takes (N, channels, height, width) uint8 images (uint16 with input.depth=16) and returns (N,
+classes) probabilities. MLflow loads it without frostline and without a pickle:
+mlflow.pytorch.load_model("models:/digits@champion"). The same weights are not registered twice."""
 
 
 def add(commands: Any, summary: str) -> None:

@@ -4,9 +4,12 @@ A stage of the pipeline runs from a resolved config, a single run from overrides
 """
 
 import argparse
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 from frostline.commands import options
+from frostline.console.errors import FrostlineError
 from frostline.console.progress import LIBRARIES, waiting
 from frostline.training.garbage import uncollected
 
@@ -94,10 +97,27 @@ def _single_run(arguments: argparse.Namespace, stage: str) -> None:
     composed, choices = compose.experiment(options.overrides_with_out(arguments))
     if stage == "finetune":
         unread.warn_of_source(composed, choices, arguments.overrides)
+        if not arguments.overrides and (experiment := _selected_experiment()):
+            print(
+                f"frostline: a single run with the defaults of conf/; experiment={experiment} trains with the"
+                " configs of params.yaml, and dvc repro runs the study",
+                file=sys.stderr,
+            )
     done = Job(stage, arguments.force)(composed, choices)
     trainer = composed.pretrain.trainer if stage == "pretrain" else composed.trainer
     saved = _saved_epoch(done.out, trainer.monitor)
     print(f"{done.out}: {headlines(done.metrics, ('test', 'val'))}{saved}")
+
+
+def _selected_experiment() -> str | None:
+    """Return the experiment that the project's params.yaml selects, if it has one."""
+    from frostline.base import project
+    from frostline.pipeline.compose.study import PARAMS, read_selection
+
+    path = project.find_root() / PARAMS
+    with suppress(FrostlineError):
+        return read_selection(path).get("experiment") if path.is_file() else None
+    return None
 
 
 def _saved_epoch(out: Path, monitor: str) -> str:

@@ -46,8 +46,11 @@ def no_output(text: str) -> None:
 
 @cache
 def say_once(text: str) -> None:
-    """Print a sentence on standard error, above a progress bar; each sentence once per process."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a sentence on standard error, above a progress bar; each sentence once per process.
+
+    A notebook shows standard error as an error, so there it is standard output.
+    """
+    print(text, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
 
 
 def is_watched() -> bool:

@@ -54,8 +54,8 @@ def measure(run: Run, folder: Path, run_folder: Path, out: Path, services: Servi
         services: progress, tracker and feature cache.
 
     Returns:
-        split → metric → value; without test if the data set has no test split. The train split consists of
-        the images that the run trained on; selection of the labelled images that chose its epoch, if any.
+        split → metric → value; without test if the data set has no test split. `train` has the images
+        that the run trained on; `selection`, if any, the labelled images that selected its epoch.
 
     Raises:
         FrostlineError: the weights are not the ones that the run trained, or were trained on other data.
@@ -175,7 +175,8 @@ class Evaluator:
             mistakes = self._mistakes(split, logits[split])
         tags = {"study": run.study, "stage": run.stage, "arm": run.arm or "", "seed": str(run.seed)}
         if run.dataset.fold is not None:
-            tags["fold"] = str(run.dataset.fold)  # the same weights in every fold, where nothing trains
+            # If nothing trains, the weights are the same in every fold, and don't tell whose they are.
+            tags["fold"] = str(run.dataset.fold)
         tests = [part for part in metrics if part.startswith("test")]
         values = {f"{part}/{k}": v for part in tests for k, v in metrics[part].items()}
         val = metrics.get("val" + WITHOUT_TTA, metrics.get("val", {}))

@@ -45,7 +45,7 @@ class RangeTest:
 def run_test(run: Run, inputs: TrainingInputs, services: Services, settings: Settings) -> RangeTest:
     """Take optimizer steps in a run's first phase, each at a higher learning rate (Smith 2017, section 3.3).
 
-    Frozen layers run once: the steps train on their cached features, as the run itself does.
+    Where the run reuses features, so do the steps: frozen layers run once.
 
     Raises:
         FrostlineError: schedule, weights and data do not fit together, or nothing trains.

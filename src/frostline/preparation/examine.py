@@ -211,7 +211,7 @@ def _contradictions(reading: Reading) -> Iterator[tuple[str, str]]:
     """Yield (key, reason) of images that occur with two labels, or in two splits of the data set's own.
 
     All copies with two labels are problems, since the right label is unknown. Of copies in two splits, those
-    in the last split stay: test before val, val before train.
+    in test stay if there are any, else those in val.
     """
     rows, classes = reading.rows, reading.source.classes
 

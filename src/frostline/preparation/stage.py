@@ -51,7 +51,7 @@ def prepare(config: schema.Prepare, out: Path, progress: Progress = no_progress)
     """Prepare a data set.
 
     Args:
-        config: config of the data set, without the effect of `shots` and `fraction`.
+        config: config of the data set; its `shots` and `fraction` have no effect here.
         out: folder for index.csv, dataset.json and, for data sets in memory, images.npy; written atomically.
         progress: shows the images that are read.
 
@@ -255,7 +255,7 @@ def _skipped(problems: Sequence[Problem]) -> Iterator[str]:
 
 
 def _exact_duplicates(keys: Sequence[str], groups: NDArray[np.int64]) -> Iterator[str]:
-    """Warn about exact copies, which have the same label and split after `examine` and the split."""
+    """Warn about exact copies with the same label and split; `examine` has reported the others."""
     copies = list(repeated(groups))
     if copies:
         surplus = sum(len(positions) - 1 for positions in copies)

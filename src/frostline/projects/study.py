@@ -146,7 +146,7 @@ def begin(study: Study, root: Path, *, force: bool = False) -> Written:
     """
     study.check()
     contents = study.contents()
-    if (root / "README.md").exists():
+    if (root / "README.md").exists() and not _is_readme_of(study, root / "README.md"):
         contents[f"{study.name}.md"] = contents.pop("README.md")  # the README is the project's
     names = [*contents, project.LOCK]
     existing = [name for name in names if (root / name).exists()]
@@ -165,6 +165,12 @@ def begin(study: Study, root: Path, *, force: bool = False) -> Written:
         extended=[name for name, lines in ignored.items() if _extend(root / name, lines)],
         notes=[*_lists_of_labels(study), *_prepare_dvc(root), *_images_in_git(study, root)],
     )
+
+
+def _is_readme_of(study: Study, path: Path) -> bool:
+    """Return whether a README was written by an earlier `begin` of this study."""
+    begins = "\n".join(study.contents()["README.md"].splitlines()[:3])
+    return path.read_text(encoding="utf-8", errors="replace").startswith(begins)
 
 
 def pipeline(*, in_project: bool, watched: Mapping[str, Sequence[str]] = {}) -> str:

@@ -10,6 +10,8 @@ from frostline.data.reading.decode import suffix
 from frostline.data.reading.table_file import TABLES, open_table
 from frostline.schema import Dataset, Table
 
+TRIED = 20
+"""Paths of a table of which one has to exist."""
 IMAGE = "image"
 """The usual name of a table's column of images."""
 
@@ -49,7 +51,12 @@ def _listed(table: Path, columns: Sequence[str]) -> list[Path]:
         wanted = " or ".join(map(repr, dict.fromkeys(columns)))
         names = allowed(columns[0], opened.columns)
         raise FrostlineError(f"{table}: has no column {wanted}; {names}: rename one")
-    return [table.parent / cell for _, (cell,) in opened.records([column])]
+    paths = [table.parent / cell for _, (cell,) in opened.records([column])]
+    if paths and not any(path.exists() for path in paths[:TRIED]):
+        raise FrostlineError(
+            f"{table}: {paths[0]} doesn't exist; paths in a table are relative to its folder: move it there"
+        )
+    return paths
 
 
 def _is_image(path: Path, folder: Path) -> bool:

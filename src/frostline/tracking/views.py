@@ -47,7 +47,7 @@ TITLES = {
     PARALLEL: "parallel coordinates of the hyperparameters",
 }
 PIXELS, MARGIN, LEAST_WIDTH, LEAST_WIDTH_OF_WORDS = 8, 24, 60, 110
-"""Of a column: pixels per character of its heading, beside it, and at least."""
+"""A column's width: pixels per character of its heading, and a margin; at least that of numbers, of words."""
 TAG_KEYS = ("arm", "freeze", "backbone", "dataset", "setting")
 """Keys that are tags of each run."""
 CATEGORIES = {
@@ -56,7 +56,7 @@ CATEGORIES = {
     "backbone": "backbone.name",
     "dataset": "dataset.kind",
 }
-"""Key → the parameter with the same value, for axes of charts, which tags don't have."""
+"""Key → the parameter with the same value: an axis of a chart can't be a tag."""
 ENDED_WELL = "attributes.status != 'FAILED' AND attributes.status != 'KILLED'"
 """A filter of MLflow's search: finished runs, and those that are being trained."""
 GROUP_PARAMS = {
