@@ -96,7 +96,7 @@ def train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title
             except Pruned:
                 shutil.rmtree(checkpoints, ignore_errors=True)  # a pruned trial is not resumed
                 raise
-        signals.mark_resumable()  # an interrupt from here on: the same command uses this result
+        signals.mark_resumable()  # for the message of an interrupt: the same command will find this result
         out.mkdir(parents=True, exist_ok=True)
         for name in OUTPUTS:
             link_or_copy(done / name, out / name)
