@@ -86,9 +86,16 @@ def test_the_column_of_images_is_that_of_the_models_table(tmp_path):
     table.write_text("image,scan\na.png,b.png\n")
     overrides = ["dataset=table", "dataset.file=x.csv", "dataset.columns.image=scan"]
     dataset = compose.experiment(overrides)[0].dataset
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
     assert image_files([str(table)], dataset) == [tmp_path / "b.png"]
     table.write_text("image\na.png\n")
     assert image_files([str(table)], dataset) == [tmp_path / "a.png"]
+    table.write_text("scan\nc.png\nd.png\n")
+    with pytest.raises(
+        FrostlineError, match=r"c\.png doesn't exist; paths in a table are relative to its folder"
+    ):
+        image_files([str(table)], dataset)
     table.write_text("scans\na.png\n")
     with pytest.raises(FrostlineError, match="has no column 'scan' or 'image'; did you mean 'scans'"):
         image_files([str(table)], dataset)

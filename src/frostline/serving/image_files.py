@@ -11,7 +11,7 @@ from frostline.data.reading.table_file import TABLES, open_table
 from frostline.schema import Dataset, Table
 
 TRIED = 20
-"""Paths of a table of which one has to exist."""
+"""Of the first paths of a table, one has to exist; a table with one path is left to the prediction."""
 IMAGE = "image"
 """The usual name of a table's column of images."""
 
@@ -52,7 +52,7 @@ def _listed(table: Path, columns: Sequence[str]) -> list[Path]:
         names = allowed(columns[0], opened.columns)
         raise FrostlineError(f"{table}: has no column {wanted}; {names}: rename one")
     paths = [table.parent / cell for _, (cell,) in opened.records([column])]
-    if paths and not any(path.exists() for path in paths[:TRIED]):
+    if len(paths) > 1 and not any(path.exists() for path in paths[:TRIED]):
         raise FrostlineError(
             f"{table}: {paths[0]} doesn't exist; paths in a table are relative to its folder: move it there"
         )
