@@ -247,7 +247,7 @@ def _execution(
     execution, reason = execution_of(network, precision, device, spec.shape), None
     if precision == "bf16" and execution.precision == "fp32":
         layer = undefined_gradient(network, spec.shape)
-        reason = f"on a CPU, bf16 leaves a part of the weight gradient of {layer} uninitialized"
+        reason = f"on a CPU, bf16 may leave a part of the weight gradient of {layer} uninitialized"
         services.say(f"{run.stage} {run.arm or run.freeze_name} trains in fp32, not bf16: {reason}")
     return execution, reason
 
