@@ -93,7 +93,7 @@ def test_in_a_narrow_terminal_names_begin_with_what_differs_and_stay_whole(say, 
 def test_the_newest_study_and_what_failed_is_left_out(say):
     status, out, err = say()
     assert status == 0
-    assert err == "the newest study, sweep; --study names another\n"
+    assert err == "the newest study or sweep, sweep; --study names another\n"
     assert out.startswith("sweep: 2 configurations, 6 runs")
 
 

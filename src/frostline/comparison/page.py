@@ -150,7 +150,8 @@ def _plot(comparison: Comparison) -> "Iterator[Figure]":
         axes.set_ylim(-0.6, len(names) - 0.4)
         if is_share(metric):
             percent_axis(axes, *axes.get_xlim(), along="x")
-        axes.set(title=f"{metric}: seeds, mean and 95 % interval")
+        several = any(len(line.runs) > 1 for line in comparison.lines)
+        axes.set(title=f"{metric}: seeds, mean and 95 % interval" if several else metric)
         axes.grid(True, axis="x")
         yield figure
 

@@ -70,7 +70,7 @@ def _select(
         return TITLE, list({run.id: run for run in named}.values())
     if study is None and condition is None:
         study = results.newest_study()
-        print(f"the newest study, {study}; --study names another", file=sys.stderr)
+        print(f"the newest study or sweep, {study}; --study names another", file=sys.stderr)
     return study or TITLE, results.matching(study, condition)
 
 
