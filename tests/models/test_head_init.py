@@ -40,10 +40,10 @@ def test_a_notice_says_which_classes_differ():
         "weights.head: reset, since the classes differ: only the data set has 'elk' and only the weights have"
         " 'owl'"
     )
-    assert start("auto", ("owl", "fox"), ("fox", "elk")).headline == (
+    assert start("auto", ("owl", "fox"), ("fox", "elk")).short_notice == (
         "weights.head: reset, since the classes differ (training.json names them)"
     )
-    assert start("auto", None, "ab").headline == start("auto", None, "ab").notice
+    assert start("auto", None, "ab").short_notice == start("auto", None, "ab").notice
     assert (
         "only the data set has '2', '3', '4', '5', … (8 in all)" in start("auto", "01", "0123456789").notice
     )

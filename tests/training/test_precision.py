@@ -102,8 +102,8 @@ def test_bfloat16_that_was_asked_for_and_is_undefined_is_replaced_and_said(tmp_p
     assert chosen("auto")[1] is None
     _, reason = chosen("bf16")
     assert reason == (
-        "on a CPU, bf16 may leave a part of the weight gradient of a 3×3 convolution of stride 2 on a 1×1 input"
-        " uninitialized"
+        "on a CPU, bf16 may leave a part of the weight gradient of a 3×3 convolution of stride 2 on a 1×1"
+        " input uninitialized"
     )
     assert said == [f"finetune full trains in fp32, not bf16: {reason}"]
 
