@@ -46,8 +46,8 @@ TITLES = {
     CURVES: "learning curves",
     PARALLEL: "parallel coordinates of the hyperparameters",
 }
-PIXELS, MARGIN, LEAST_WIDTH, LEAST_WIDTH_OF_WORDS = 8, 24, 60, 110
-"""A column's width: pixels per character of its heading, and a margin; at least that of numbers, of words."""
+PIXELS, MARGIN, LEAST_WIDTH, WIDTH_OF_N = 8, 24, 110, 60
+"""A column's width: pixels per character of its heading, and a margin, at least; and that of the column n."""
 TAG_KEYS = ("arm", "freeze", "backbone", "dataset", "setting")
 """Keys that are tags of each run."""
 CATEGORIES = {
@@ -260,5 +260,6 @@ def _param(name: str) -> str | None:
 
 def _width(column: str) -> int:
     """Return the width of a column in pixels, so that its heading and usual values are whole."""
-    least = LEAST_WIDTH if column.startswith("metrics.") else LEAST_WIDTH_OF_WORDS
-    return max(PIXELS * len(column.split("`")[1]) + MARGIN, least)
+    if column == "metrics.`n`":
+        return WIDTH_OF_N
+    return max(PIXELS * len(column.split("`")[1]) + MARGIN, LEAST_WIDTH)
