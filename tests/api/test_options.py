@@ -147,3 +147,12 @@ def test_a_misspelt_argument_is_named_with_the_nearest(name, sentence):
     with pytest.raises(FrostlineError, match=rf"^{name}: no such argument; ") as caught:
         overrides_of(None, {name: 1}, Options)
     assert sentence in str(caught.value)
+
+
+def test_a_list_where_a_run_has_one_value_names_the_sweep():
+    with pytest.raises(FrostlineError, match=r"^lr: found several values, \[0\.1, 0\.2\]; fl\.sweep trains"):
+        overrides_of("digits", {"lr": [0.1, 0.2]}, Options)
+    assert overrides_of("digits", {"lr": [0.1, 0.2]}, ListOptions) == [
+        "dataset=digits",
+        "optimizer.lr=0.1,0.2",
+    ]
