@@ -90,7 +90,7 @@ def run_config(changes: Changes = {}) -> schema.Run:  # noqa: B006  # it is not 
 
 
 def total_steps(plan: FreezePlan) -> int:
-    """The steps of a run of which no phase ends early."""
+    """Return the number of optimizer steps in a run if no phase ends early."""
     starts: tuple[int, ...] = (0,)
     for _ in plan.phases[1:]:
         starts = (*starts, plan.phase_end(starts))

@@ -79,8 +79,6 @@ COMMON = {"epochs": "trainer.epochs", "lr": "optimizer.lr", "batch_size": "train
 """Keyword → key."""
 DATA = ("dataset", "source")
 PLAIN = ("seed", "out")
-SINGLE = ("lr", "epochs", "batch_size", "seed", "freeze", "backbone", "weights", "optimizer")
-"""Arguments of which a run has one value."""
 HUGGING_FACE = ("dataset_dict.json", "dataset_info.json")
 """A folder with one of these was written by `datasets.save_to_disk`."""
 
@@ -118,10 +116,11 @@ def overrides_of(
         if value is not None:
             overrides += _data(key, value, several=several)
     for name, value in options.items():
-        if name in SINGLE and not several and isinstance(value, Sequence) and not isinstance(value, str):
+        if name in (*DATA, "overrides") or value is None:
+            continue
+        if _is_list(value) and not several:
             raise FrostlineError(f"{name}: found several values, {value!r}; fl.sweep trains a run for each")
-        if name not in (*DATA, "overrides") and value is not None:
-            overrides.append(_override(_key(name, pretrains=pretrains), value, several=several))
+        overrides.append(_override(_key(name, pretrains=pretrains), value, several=several))
     overrides += _others(options.get("overrides", ()), several=several)
     unread.check(command, overrides, sweep=several and command in unread.SWEEPING)
     return overrides
@@ -137,7 +136,7 @@ def _key(name: str, *, pretrains: bool) -> str:
 def _data(key: str, value: Any, *, several: bool) -> Iterator[str]:
     """Yield the overrides of a data set: a name of conf/dataset, a folder, or a file of images."""
     names = project.conf_files("dataset")
-    if several and isinstance(value, Sequence) and not isinstance(value, str):
+    if several and _is_list(value):
         yield f"{key}={','.join(map(str, value))}"
     elif isinstance(value, str) and value in names:
         yield f"{key}={value}"
@@ -186,9 +185,13 @@ def _others(overrides: Overrides, *, several: bool) -> Iterator[str]:
         )
 
 
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
 def _override(key: str, value: Any, *, several: bool) -> str:
     """Return ``KEY=VALUE``; with `several`, a list is each of its values."""
-    if several and isinstance(value, Sequence) and not isinstance(value, str):
+    if several and _is_list(value):
         values = [_override(key, one, several=False).partition("=")[2] for one in value]
         return f"{key}={','.join(values)}"
     if value is None:

@@ -35,6 +35,11 @@ def preference(trial: int | None) -> tuple[bool, int]:
     return trial is None, trial or 0
 
 
+def run_key(metric: str, value: float, trial: int | None) -> tuple[float, bool, int]:
+    """Return the sort key of a run, best first; of equal runs by `preference`."""
+    return -score(metric, value), *preference(trial)
+
+
 def ordered(
     metric: str,
     settings: Iterable[Collection[RunT]],
@@ -52,11 +57,7 @@ def ordered(
         value: returns a run's value of the metric.
         trial: returns its number in the sweep; None: trained in a batch, or not in a sweep.
     """
-
-    def key(run: RunT) -> tuple[float, bool, int]:
-        return -score(metric, value(run)), *preference(trial(run))
-
-    found = [sorted(runs, key=key) for runs in settings]
+    found = [sorted(runs, key=lambda run: run_key(metric, value(run), trial(run))) for runs in settings]
     most = max(map(len, found), default=0)
     return sorted(
         found, key=lambda runs: (*rank(metric, [*map(value, runs)], most), *preference(trial(runs[0])))

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from frostline.base.metrics import SHARES, score
-from frostline.comparison.ranking import preference, rank
+from frostline.base.metrics import SHARES
+from frostline.comparison.ranking import preference, rank, run_key
 from frostline.stats.transfer import Estimate, Gain, estimate, fold_overlap, holm, paired_gain
 from frostline.training.services import setting_of
 
@@ -148,7 +148,7 @@ def _rank(line: Configuration, metric: str, most: int) -> tuple[float, ...]:
     runs = [run for run in line.runs if metric in run.metrics]
     if not runs:
         return (math.inf,)
-    best = min(runs, key=lambda run: (-score(metric, run.metrics[metric]), *preference(run.trial)))
+    best = min(runs, key=lambda run: run_key(metric, run.metrics[metric], run.trial))
     return *rank(metric, [run.metrics[metric] for run in runs], most), *preference(best.trial)
 
 

@@ -146,7 +146,7 @@ def begin(study: Study, root: Path, *, force: bool = False) -> Written:
     """
     study.check()
     contents = study.contents()
-    if (root / "README.md").exists() and not _is_readme_of(study, root / "README.md"):
+    if (root / "README.md").exists() and not _is_ours(root / "README.md", contents["README.md"]):
         contents[f"{study.name}.md"] = contents.pop("README.md")  # the README is the project's
     names = [*contents, project.LOCK]
     existing = [name for name in names if (root / name).exists()]
@@ -167,9 +167,9 @@ def begin(study: Study, root: Path, *, force: bool = False) -> Written:
     )
 
 
-def _is_readme_of(study: Study, path: Path) -> bool:
-    """Return whether a README was written by an earlier `begin` of this study."""
-    begins = "\n".join(study.contents()["README.md"].splitlines()[:3])
+def _is_ours(path: Path, readme: str) -> bool:
+    """Return whether a README was written by an earlier `begin`: it starts as the study's own does."""
+    begins = "\n".join(readme.splitlines()[:3])
     return path.read_text(encoding="utf-8", errors="replace").startswith(begins)
 
 
