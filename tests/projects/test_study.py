@@ -112,6 +112,13 @@ def test_the_pipeline_of_this_repository_is_made_from_the_same_template():
     assert (ROOT / "dvc.yaml").read_text() == pipeline(in_project=False)
 
 
+def test_the_readme_of_an_earlier_begin_is_replaced(folder):
+    begin(TWO, folder)
+    written = begin(TWO, folder, force=True)
+    assert "README.md" in written.replaced
+    assert not (folder / "mine.md").exists()
+
+
 def test_nothing_is_replaced_without_force(folder):
     (folder / "README.md").write_text("# My own\n")
     (folder / "dvc.yaml").write_text("stages: {}\n")
