@@ -237,6 +237,29 @@ def test_a_library_that_swallows_the_exception_does_not_keep_the_command_alive()
         assert time.monotonic() - interrupted_at < 60
 
 
+CLEANS = """
+import signal, sys
+signals.SAME_SECONDS = 0.0
+with signals.interruptible():
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except signals.Interrupted:
+        signal.raise_signal(int(sys.argv[1]))
+        print("clean", flush=True)
+        sys.exit(signals.exit_status())
+"""
+
+
+@pytest.mark.parametrize(
+    ("second", "printed"), [(signal.SIGTERM, "clean\n"), (signal.SIGHUP, "clean\n"), (signal.SIGINT, "")]
+)
+def test_only_a_second_ctrl_c_ends_a_command_that_cleans_up(second, printed):
+    """A busy process may handle the second signal of a group long after the first."""
+    command = [sys.executable, "-c", INSTALLED + CLEANS, str(int(second))]
+    result = subprocess.run(command, env={"PYTHONPATH": str(SRC)}, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (143, printed, INTERRUPTED + "\n")
+
+
 def test_after_the_results_are_there_it_says_so():
     code = INSTALLED + "import os; signals.mark_complete(); os.kill(os.getpid(), 15)"
     result = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(SRC)}, capture_output=True)

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_SECONDS = 1.0
-"""Signals within this time count as one: GNU timeout signals a process, then its group."""
+"""SIGINTs within this time count as one: GNU timeout signals a process, then its group."""
 GRACE_SECONDS = 10.0
 """Time for a command to clean up before it exits at once."""
 SENTENCE = "frostline: interrupted"
@@ -111,8 +111,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
             signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
             _State.first()
             raise Interrupted(number)
-    elif now - _State.when < SAME_SECONDS:
-        return
+    elif number != signal.SIGINT or now - _State.when < SAME_SECONDS:
+        return  # Schedulers repeat SIGTERM; only a second Ctrl-C asks for less than a clean end.
     _exit()
 
 
