@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from frostline.base.processes import cores, process_is_alive, process_key, processors
+from frostline.base.processes import cores, process_is_alive, process_key, processors, used_by_others
 
 SRC = Path(__file__).parents[2] / "src"
 
@@ -45,6 +45,26 @@ def test_a_process_uses_no_more_than_it_may():
             [sys.executable, "-c", code], env={"PYTHONPATH": str(SRC)}, capture_output=True
         )
         assert found.stdout.split() == [b"1", b"1"]
+
+
+def test_what_other_processes_use_is_counted_and_the_own_use_is_not():
+    """The more of them compute, the more; the processes of other tests count too."""
+    code = "import sys; from frostline.base.processes import used_by_others; import time\n"
+    code += "end = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass\nprint(used_by_others())"
+    assert 0 <= used_by_others() <= psutil.cpu_count()
+
+    def used() -> float:
+        settings = {"PYTHONPATH": str(SRC)}
+        return float(subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True).stdout)
+
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(psutil.cpu_count())]
+    try:
+        busy = used()
+    finally:
+        for process in others:
+            process.kill()
+            process.wait()
+    assert busy > psutil.cpu_count() / 4
 
 
 def start(folder: Path, program: str, **variables: str) -> tuple[subprocess.Popen, psutil.Process]:

@@ -28,6 +28,25 @@ def test_threads_and_algorithms_are_pinned_and_new_memory_is_not_filled_in_vain(
     assert not torch.empty(1 << 16).isnan().all()
 
 
+@pytest.mark.parametrize(
+    ("threads", "available", "used", "said"),
+    [
+        (1, 2, 2.0, None),  # one thread waits for nobody
+        (2, 2, 0.5, None),
+        (2, 2, 1.04, "trainer.threads: other programs use 1.0 of 2 processors, and 2 threads"),
+        (2, 8, 6.5, None),
+        (2, 8, 7.0, "trainer.threads: other programs use 7.0 of 8 processors, and 2 threads"),
+        (4, 2, 0.0, "trainer.threads: 4 threads share 2 processors, which is slow"),
+    ],
+)
+def test_threads_that_have_to_wait_for_a_processor_are_named(monkeypatch, threads, available, used, said):
+    monkeypatch.setattr(machine, "processors", lambda: available)
+    monkeypatch.setattr(machine, "used_by_others", lambda: used)
+    reason = machine.why_slow(threads)
+    assert (reason or "").startswith(said or "")
+    assert (reason is None) == (said is None)
+
+
 @pytest.mark.usefixtures("as_before")
 def test_an_optimizer_step_opens_no_library(monkeypatch):
     """Lightning has torch look for a GPU by NVML, whose library it opens each time that it is asked."""

@@ -20,6 +20,7 @@ STAGE_PARENT = "FROSTLINE_STAGE_PARENT"
 CLOCK_SECONDS = 5.0
 """Tolerance for start times, which the system does not report exactly."""
 
+_started = os.times(), psutil.cpu_times()
 _workers = 1
 """Number of processes that share this machine's cores, this one included."""
 
@@ -44,6 +45,17 @@ def cores() -> int:
     """
     physical = min(processors(), psutil.cpu_count(logical=False) or processors())
     return max(1, physical // _workers)
+
+
+def used_by_others() -> float:
+    """Return how many processors other processes have used on average since this module was imported.
+
+    Children of this process that still run count as others.
+    """
+    (own, all_), (own_before, all_before) = (os.times(), psutil.cpu_times()), _started
+    busy = sum(getattr(all_, kind) - getattr(all_before, kind) for kind in ("user", "nice", "system"))
+    busy -= sum(own[:4]) - sum(own_before[:4])
+    return max(0.0, busy / max(own.elapsed - own_before.elapsed, 1.0))
 
 
 @contextmanager

@@ -7,7 +7,11 @@ from contextlib import contextmanager
 
 import torch
 
+from frostline.base.processes import processors, used_by_others
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+BUSY = 0.9
+"""Processors that other programs use, of those that the threads need, from which a run is said to be slow."""
 
 
 def configure(threads: int) -> None:
@@ -21,6 +25,20 @@ def configure(threads: int) -> None:
     # With Lightning's value torch opens the driver's library at each optimizer step: 0.15 ms.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     keep_freed_memory()
+
+
+def why_slow(threads: int) -> str | None:
+    """Return why `threads` CPU threads are slow on this machine, with the fix; None: they are not."""
+    available = processors()
+    if threads > available:
+        return f"trainer.threads: {threads} threads share {available} processors, which is slow"
+    # Threads wait for each other in every layer: one that has to wait for a processor stops all.
+    if threads > 1 and (used := used_by_others()) > available - threads + BUSY:
+        return (
+            f"trainer.threads: other programs use {used:.1f} of {available} processors, and {threads} threads"
+            " can be ten times slower than one then: set trainer.threads=1"
+        )
+    return None
 
 
 @contextmanager

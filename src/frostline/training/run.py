@@ -4,7 +4,6 @@ It writes `weights.safetensors` (of the selected epoch), `history.csv`, `trainin
 training loop is in `training.trainer`.
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -173,10 +172,9 @@ def _train(run: Run, inputs: TrainingInputs, out: Path, services: Services, titl
 
     garbage.enable()  # off during imports
     machine.configure(run.trainer.threads)
-    if run.trainer.threads > (cores := os.cpu_count() or 1):
-        services.say(
-            f"trainer.threads: {run.trainer.threads} threads share {cores} processors, which is slow"
-        )
+    device = device_of(run.trainer.device)
+    if device.type == "cpu" and (reason := machine.why_slow(run.trainer.threads)):
+        services.say(reason)
     setup = set_up(run, inputs, services)
     plan, budget = setup.classifier.plan, setup.budget
     checkpoints = _checkpoint_folder(run, inputs, services)
