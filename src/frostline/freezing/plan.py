@@ -110,7 +110,7 @@ class FreezePlan:
     """With the run's own batch size."""
 
     def phase_end(self, starts: Sequence[int]) -> int:
-        """Return the first step after the current phase if it does not end early."""
+        """Return the first step after the last phase of `starts`, assuming that it does not end early."""
         key = tuple(starts)
         if key not in self._ends:
             self._ends[key] = self._phase_end(key)
@@ -177,7 +177,10 @@ class FreezePlan:
         return self.phases[len(starts) - 1].curve.factor(step - starts[-1], length)
 
     def next_change(self, starts: Sequence[int], step: int) -> int:
-        """Return the first step at which learning rates or momentum may change if no phase ends early."""
+        """Return the first step at which learning rates or momentum may change.
+
+        This assumes that no phase ends early.
+        """
         end = self.phase_end(starts)
         steady = self.phases[len(starts) - 1].curve.is_constant(step - starts[-1], end - starts[-1])
         return end if steady else step + 1

@@ -302,9 +302,9 @@ def set_up(run: Run, inputs: TrainingInputs, services: Services) -> Setup:
 
 
 def _backfill(run: Run, inputs: TrainingInputs, done: Path, services: Services) -> None:
-    """Record a run that finished in an earlier process, which may have been killed before it recorded it.
+    """Record a run that finished in an earlier process, since that may have been killed before recording it.
 
-    With `late`, the tracker skips a run that it has.
+    If the run is recorded already, the tracker does nothing (`RunInfo.late`).
     """
     budget = label_budget(inputs.index, run.dataset, run.seed)
     network, _ = create_network(run, inputs.initial, inputs.spec, inputs.index.classes)
