@@ -54,6 +54,30 @@ def test_the_files_of_a_study_on_two_folders(folder):
     assert {path.name for path in (folder / "frostline.lock").iterdir()} == {*FOLDERS, "packages"}
 
 
+def test_without_a_source_the_study_starts_from_imagenet(folder):
+    begin(Study("mine", target=Path("photos b: näher")), folder)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    assert params["data"]["source"] == "frostline.lock/packages"
+    experiment = yaml.safe_load((folder / "conf/experiment/mine.yaml").read_text())
+    assert experiment["defaults"] == [
+        {"override /dataset": "image_folder"},
+        {"override /backbone": "efficientnet_lite0"},
+        {"override /weights": "imagenet"},
+    ]
+    assert not {"source", "pretrain"} & set(experiment)
+    assert "pretraining on ImageNet" in (folder / "README.md").read_text()
+
+    main(["compose", "--arms", "scratch", "zero_shot", "linear_probe", "full"])
+    resolved = {
+        name: yaml.safe_load((folder / f"artifacts/resolved/{name}.yaml").read_text())
+        for name in ("prepare-source", "pretrain", "finetune-scratch", "finetune-full", "finetune-gradual")
+    }
+    assert set(resolved["prepare-source"]) == set(resolved["pretrain"]) == {"omitted"}
+    assert resolved["finetune-scratch"]["weights"]["kind"] == "none"
+    assert resolved["finetune-full"]["weights"]["kind"] == "imagenet"
+    assert resolved["finetune-gradual"]["weights"]["kind"] == "imagenet"
+
+
 def test_photographs_are_augmented_as_such(folder):
     """Most files are JPEG: a camera's. One PNG among them, or a file without images, changes nothing."""
     for number in range(4):
@@ -188,7 +212,14 @@ def test_a_folder_of_one_class_is_refused(folder):
         (Study("my study", Path("photos_a"), Path("photos_a")), r"^NAME: found 'my study'; give letters"),
         (Study("../x", Path("photos_a"), Path("photos_a")), r"^NAME: found '\.\./x'"),
         (Study("mine", Path("photo_a"), Path("photos_a")), r"^--source: there is no folder photo_a; did you"),
-        (Study("mine", Path("photos_a"), None), r"^--target: missing; give both data sets, or --from"),
+        (
+            Study("mine", Path("photos_a"), None),
+            r"^--target: missing; give the images to fine-tune on, or --from",
+        ),
+        (
+            Study("mine", None, Path("photos_a"), keys=("source.split.val=0.1",)),
+            r"^source\.split\.val=0\.1: without --source, the study starts from ImageNet; leave it out$",
+        ),
         (
             Study("mine", experiment="mnist"),
             r"^--from: no experiment 'mnist'; allowed: article_mlp, mnist_to_digits",

@@ -10,6 +10,7 @@ EPILOG = """\
 examples:
   frostline init my-study --source photos_a --target photos_b    two folders of images, a folder per class
   frostline init my-study --source photos_a --target labels.csv dataset.group=patient dataset.folds=5
+  frostline init my-study --target photos_b                      from ImageNet weights, without pretraining
   frostline init my-digits --from mnist_to_digits                a copy of an experiment of frostline
 
 writes into the current folder: params.yaml, dvc.yaml, conf/experiment/NAME.yaml, frostline.lock/, a README,
@@ -24,7 +25,12 @@ def add(commands: Any, summary: str) -> None:
         "study", metavar="NAME", help="name of the study: letters, digits, - and _, no spaces"
     )
     data = "a folder, a CSV, TSV or Parquet file, an .npz file, or a saved Hugging Face data set"
-    parser.add_argument("--source", type=Path, metavar="DATA", help=f"images to pretrain on: {data}")
+    parser.add_argument(
+        "--source",
+        type=Path,
+        metavar="DATA",
+        help=f"images to pretrain on: {data}; without any, the study starts from ImageNet weights",
+    )
     parser.add_argument("--target", type=Path, metavar="DATA", help="images to fine-tune on")
     parser.add_argument(
         "overrides",

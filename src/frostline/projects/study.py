@@ -40,7 +40,7 @@ class Study:
     name: str
     """Of the study and of its experiment."""
     source: Path | None = None
-    """The images to pretrain on: a folder, a table, …; None: a data set that comes with a package."""
+    """The images to pretrain on: a folder, a table, …; None: start from ImageNet weights."""
     target: Path | None = None
     """The images to fine-tune on."""
     experiment: str | None = None
@@ -76,13 +76,17 @@ class Study:
                 )
             self._check_copied()
             return
-        for role in ("source", "target"):
-            if role not in self.data_sets:
-                raise FrostlineError(
-                    f"--{role}: missing; give both data sets, or --from EXPERIMENT to copy one"
-                )
-            self.data_sets[role].check()
-        self.data_sets["source"].check_apart(self.data_sets["target"])
+        if "target" not in self.data_sets:
+            raise FrostlineError(
+                "--target: missing; give the images to fine-tune on, or --from EXPERIMENT to copy one with its"
+                " data sets"
+            )
+        for data_set in self.data_sets.values():
+            data_set.check()
+        if "source" in self.data_sets:
+            self.data_sets["source"].check_apart(self.data_sets["target"])
+        elif key := next((key for key in self.keys if key.startswith("source.")), None):
+            raise FrostlineError(f"{key}: without --source, the study starts from ImageNet; leave it out")
 
     def _check_copied(self) -> None:
         """Refuse data sets, and keys of them, where an experiment is copied, which has its own."""
@@ -107,6 +111,7 @@ class Study:
         experiment = self._experiment(values)
         chosen = re.search(r"override /freeze: (\w+)", experiment)  # one that fits its network
         values["freeze"] = chosen[1] if chosen else SCHEDULE
+        values["imagenet"] = self.experiment is None and self.source is None
         return {
             "params.yaml": render("params.yaml", values),
             "dvc.yaml": pipeline(in_project=True, watched=watched),
@@ -116,7 +121,7 @@ class Study:
 
     def _experiment(self, values: Mapping[str, Any]) -> str:
         if self.experiment is None:
-            return render("experiment.yaml", {**values, "data_sets": self.data_sets})
+            return render("experiment.yaml", {**values, "source": None, **self.data_sets})
         text = project.conf_files("experiment")[self.experiment].read_text(encoding="utf-8")
         return re.sub(r"^study: .*$", f"study: {self.name}", text, flags=re.MULTILINE)
 
