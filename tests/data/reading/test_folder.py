@@ -86,6 +86,58 @@ def test_split_folders(tmp_path, folders, splits):
     assert all(f.key.split("/")[0] in folders for f in tree.files)
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("training_set", "test_set"),
+        ("seg_train", "seg_test", "seg_pred"),
+        ("train2017", "val2017"),
+        ("Train Images", "Validation Images"),
+        ("flowers-train", "flowers-valid"),
+        ("trainset", "testset"),
+        ("training_set", "test_set", "docs"),
+    ],
+)
+def test_class_folders_that_are_named_like_splits_are_refused(tmp_path, folders):
+    plant_splits(tmp_path, folders)
+    shutil.rmtree(tmp_path / folders[1] / "dog")
+    named = ", ".join(sorted({*folders} - {"docs"}))
+    with pytest.raises(FrostlineError) as caught:
+        scan(tmp_path)
+    assert str(caught.value) == (
+        f"dataset.root: {tmp_path} has the class folders {named}, whose names are those of splits: name the "
+        f"splits train, val and test, or use one of them alone (dataset.root={tmp_path / folders[0]})"
+    )
+    assert scan(tmp_path / folders[0]).classes == ("cat", "dog")
+    for old, new in zip(folders, ("train", "test", "val"), strict=False):
+        (tmp_path / old).rename(tmp_path / new)
+    with pytest.raises(FrostlineError, match="splits with different classes: 'dog' in train"):
+        scan(tmp_path)
+
+
+def test_a_train_folder_beside_flat_test_images_is_refused(tmp_path):
+    plant(tmp_path / "train")
+    plant(tmp_path, ("test_images",), seed=50)
+    with pytest.raises(FrostlineError, match="has the class folders test_images, train, whose names are"):
+        scan(tmp_path)
+
+
+def test_a_nested_split_is_named_where_its_classes_are(tmp_path):
+    plant(tmp_path / "seg_train" / "seg_train")
+    plant(tmp_path / "seg_test" / "seg_test")
+    with pytest.raises(FrostlineError, match=r"dataset\.root=\S+/seg_train/seg_train\)"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [("steam_train", "toy_train"), ("blood_test", "steam_train"), ("train", "train_tracks", "bus")],
+)
+def test_classes_whose_names_contain_a_split(tmp_path, classes):
+    plant(tmp_path, classes)
+    assert scan(tmp_path).classes == tuple(sorted(classes))
+
+
 def test_a_class_may_be_called_train(tmp_path):
     plant(tmp_path, ("bus", "train", "tram"))
     assert scan(tmp_path).classes == ("bus", "train", "tram")

@@ -1,6 +1,7 @@
 """Data sets of image files in class folders: `root/class/*` or `root/{train,val,test}/class/*`."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,13 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Folder name in lower case → the split that it means."""
+
+_LIKE_SPLIT = re.compile(
+    r"(?P<before>|.*[^a-z])(?P<word>train(ing)?|val(id(ation)?)?|dev|test(ing)?|pred(ict(ion)?s?)?)"
+    r"(?P<after>|[^a-z].*|set|data|images)"
+)
+_OF_SPLITS = re.compile(r"set|split|data|images?|imgs?|seg|[-_. 0-9]")
+"""What the names of splits have beside the split: seg_train, test_set, val2017."""
 
 
 def scan(root: Path) -> FileSource:
@@ -97,6 +105,7 @@ def _class_folders(root: Path, log: ScanLog, place: str) -> list[_ClassFolder]:
     if not splits or (len(splits) == 1 and others):
         if splits:
             _check_splits_names(root, next(iter(splits)), folders, place)
+        _check_like_splits(root, folders, place)
         above = frozenset({identity(root)})
         return [_ClassFolder(nfc(name), root / name, nfc(name), "", above) for name in folders]
     if others:
@@ -202,6 +211,25 @@ def _check_splits_names(root: Path, split: str, folders: Sequence[str], place: s
             raise FrostlineError(
                 f"{place} has {split} and {other}, which both hold {some(shared)}: if they are splits, "
                 f"rename {other} to {free}; if they are classes, rename {split} to something else"
+            )
+
+
+def _check_like_splits(root: Path, folders: Sequence[str], place: str) -> None:
+    """Refuse class folders whose names are those of splits with the same prefix and suffix, as seg_train."""
+    named: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for folder in folders:
+        if match := _LIKE_SPLIT.fullmatch(folder.lower()):
+            beside = _OF_SPLITS.sub("", match["before"]), _OF_SPLITS.sub("", match["after"])
+            named[beside][SPLIT_FOLDERS.get(match["word"], match["word"])].append(folder)
+    for splits in named.values():
+        if len(splits) > 1:
+            found = sorted(folder for same in splits.values() for folder in same)
+            first = root / splits.get("train", found)[0]
+            while len(inside := _only_folders(first)) == 1:
+                first /= inside[0]
+            raise FrostlineError(
+                f"{place} has the class folders {some(found)}, whose names are those of splits: name the "
+                f"splits train, val and test, or use one of them alone (dataset.root={first})"
             )
 
 
