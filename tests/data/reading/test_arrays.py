@@ -189,3 +189,10 @@ def test_files_that_are_no_npz(tmp_path):
         with pytest.raises(FrostlineError) as raised:
             opened(tmp_path / name)
         assert sentence in str(raised.value)
+
+
+def test_words_for_missing_values_are_named(tmp_path):
+    path = saved(tmp_path / "x.npz", images=IMAGES, labels=np.array(["nan", "b", "c"])[LABELS])
+    (warning,) = opened(path).warnings
+    assert warning.startswith("the label 'nan' is taken as a name (name it in dataset.classes if it is one)")
+    assert not opened(path, classes=["nan", "b", "c"]).warnings

@@ -225,3 +225,22 @@ def test_lists_that_hold_no_classes_are_errors(tmp_path):
         FrostlineError, match=r"row 0 of photos has the labels '\[7\]' \(7 is not the number of one of its 2"
     ):
         opened(tmp_path / "photos", columns={**COLUMNS, "label": "objects"}, task="multi_label")
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_vectors_of_0_and_1_are_no_lists_of_names(tmp_path, kind):
+    vectors = pyarrow.array([[kind(i % 3 == k) for k in range(3)] for i in range(12)])
+    save(tmp_path, features={}, objects=vectors)
+    with pytest.raises(
+        FrostlineError, match=r"has labels such as \[1(\.0)?, .*: give lists of names, or a column"
+    ):
+        opened(tmp_path, columns={**COLUMNS, "label": "objects"}, task="multi_label")
+
+
+def test_words_for_missing_values_are_named(tmp_path):
+    save(tmp_path, features={}, label=pyarrow.array(["nan", "cat"] * 6))
+    assert opened(tmp_path).warnings == [
+        "the label 'nan' is taken as a name (name it in dataset.classes if it is one); leave the cell empty "
+        "if there is none"
+    ]
+    assert not opened(tmp_path, classes=["nan", "cat"]).warnings

@@ -46,6 +46,51 @@ def test_lists_of_labels_beside_empty_cells_need_the_task(root, empty, rows):
     assert len(open_source(table(file, on_bad_image="skip").dataset).problems) == empty
 
 
+@pytest.mark.parametrize("mark", [", ", " ", "+"])
+def test_other_separators_are_warned_about(root, mark):
+    assert [
+        text for text in open_source(several(lists(root, "&")).dataset).warnings if "owl&cat" in text
+    ] == []
+    cells = [mark.join(own) for own in [("cat",), ("cat", "dog"), ("dog",), ("owl", "cat"), ("owl",)] * 6]
+    file = write_table(root / "lists.csv", [[f"{i}.png", cell] for i, cell in enumerate(cells)])
+    assert open_source(several(file).dataset).warnings == [
+        f"labels such as {f'cat{mark}dog'!r} are one label each; if they are several, separate them by ; or |"
+    ]
+    (warning,) = open_source(table(file).dataset).warnings
+    assert warning.endswith("set dataset.task=multi_label and loss=bce, and separate the labels by ; or |")
+    assert not open_source(table(file, classes=sorted(set(cells))).dataset).warnings
+
+
+@pytest.mark.parametrize(
+    ("vectors", "fine"),
+    [
+        ([[0, 1, 0], [1, 0, 1]], False),
+        ([[0, 1], [1, 0]], False),
+        ([[0.0, 1.0], [1.0, 1.0]], False),
+        ([[True, False, True], [False, False, True]], False),
+        ([[0, 1], [1]], True),
+        ([[0, 1], []], True),
+    ],
+)
+def test_vectors_of_0_and_1_are_no_lists_of_names(root, vectors, fine):
+    import pyarrow
+    import pyarrow.parquet
+
+    own = [vectors[i % 2] for i in range(len(SETS))]
+    names = [f"{i}.png" for i in range(len(SETS))]
+    pyarrow.parquet.write_table(pyarrow.table({"image": names, "label": own}), root / "lists.parquet")
+    cells = [[name, str(vector).lower()] for name, vector in zip(names, own, strict=True)]
+    for file in (root / "lists.parquet", write_table(root / "lists.csv", cells)):
+        if fine:
+            assert open_source(several(file).dataset).classes == ("0", "1")
+            continue
+        with pytest.raises(
+            FrostlineError,
+            match=r"has labels such as \[\S+, .*\], and all are vectors of 0 and 1 .*: give lists",
+        ):
+            open_source(several(file).dataset)
+
+
 def test_lists_and_columns_are_the_same_index_byte_for_byte(root, tmp_path):
     by_column = several(columns(root), {"labels": ["red dog", "cat", "owl"]})
     made = [several(lists(root)), several(lists(root, "|", "bars.csv")), by_column]

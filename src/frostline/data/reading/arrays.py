@@ -12,6 +12,7 @@ from frostline import schema
 from frostline.base.names import nfc
 from frostline.console.errors import FrostlineError, allowed
 from frostline.console.progress import Progress, no_progress
+from frostline.data.reading import label_sets
 from frostline.data.reading.checks import check_images
 from frostline.data.reading.folder import SPLIT_FOLDERS
 from frostline.data.reading.source import ArraySource
@@ -60,7 +61,10 @@ def read(dataset: schema.Npz, progress: Progress = no_progress) -> ArraySource:
     stacked = np.concatenate(images)
     if stacked.ndim == 4 and stacked.shape[3] == 1:
         stacked = stacked[..., 0]
-    return ArraySource(stacked, numbers, classes, **columns)
+    confirmed = dataset.classes is not None or schema.is_multi_label(dataset)
+    groups = np.unique(columns["groups"]).tolist() if "groups" in columns else []
+    notes = label_sets.notes([] if confirmed else classes, map(str, groups), several=False)
+    return ArraySource(stacked, numbers, classes, **columns, warnings=[*notes])
 
 
 def _loaded(path: Path, place: str) -> dict[str, NDArray[Any]]:

@@ -21,6 +21,7 @@ from frostline.console.progress import Progress, no_progress
 from frostline.data.reading import label_sets
 from frostline.data.reading.decode import BadImage, printable
 from frostline.data.reading.folder import SPLIT_FOLDERS
+from frostline.data.reading.label_sets import VectorCheck
 from frostline.data.reading.rows import Rows, numbered
 from frostline.data.reading.source import Source
 from frostline.data.reading.splits import SPLITS
@@ -70,7 +71,12 @@ def read(dataset: schema.HuggingFace, progress: Progress = no_progress) -> Sourc
         folds=np.array(folds, dtype=np.int64) if folds else None,
         weights=np.array(weights) if weights else None,
     )
-    return Source(sorted(numbers, key=numbers.__getitem__), rows, store=store)
+    classes = sorted(numbers, key=numbers.__getitem__)
+    confirmed = dataset.classes or dataset.columns.labels or _class_names(parts, columns.get("label", ""))
+    notes = label_sets.notes(
+        [] if confirmed else classes, dict.fromkeys(groups), several=schema.is_multi_label(dataset)
+    )
+    return Source(classes, rows, store=store, warnings=[*notes])
 
 
 def _labels(
@@ -83,14 +89,24 @@ def _labels(
         known = [nfc(name) for name in dataset.classes or marks]
         found = [*map(nfc, marks)]
     else:
-        read = _Part.label_sets if several else _Part.labels
-        texts = [text for part in parts.values() for text in read(part, column, place)]
-        known = dataset.classes or next(iter(parts.values())).class_names(column)
+        check = VectorCheck(place)
+        texts = [
+            text
+            for part in parts.values()
+            for text in (part.label_sets(column, check) if several else part.labels(column, place))
+        ]
+        check.finish()
+        known = dataset.classes or _class_names(parts, column)
         found = sorted(label_sets.names_in(texts) if several else set(texts))
     numbers = class_numbers(known or None, found, place)
     if several:
         return numbers, label_sets.matrix(texts, numbers)
     return numbers, np.array([numbers[text] for text in texts], dtype=np.int64)
+
+
+def _class_names(parts: Mapping[str, "_Part"], column: str) -> list[str]:
+    """Return the names of the `ClassLabel` of the first part; empty for other features."""
+    return next(iter(parts.values())).class_names(column)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,20 +168,22 @@ class _Part:
                 )
         return [nfc(names[int(text)]) for text in texts] if names else texts
 
-    def label_sets(self, column: str, place: str) -> list[str]:
+    def label_sets(self, column: str, check: VectorCheck) -> list[str]:
         """Return the labels of each row as texts of `label_sets`: from lists, or cells as in tables."""
         names, texts = self.class_names(column), []
         for row, value in enumerate(self.table[column].to_pylist()):
             try:
                 if isinstance(value, list):
                     own = [names[_number(item, names)] if names else str(item) for item in value]
-                    texts.append(label_sets.joined(label_sets.distinct(own)))
+                    check.add(list(map(str, value)))
                 else:
-                    texts.append(label_sets.joined(label_sets.listed("" if value is None else str(value))))
+                    own = label_sets.items("" if value is None else str(value))
+                    check.add(own)
+                texts.append(label_sets.joined(label_sets.distinct(own)))
             except ValueError as error:
                 raise FrostlineError(
-                    f"{place}: row {row} of {self.folder.name} has the labels {printable(str(value))!r} "
-                    f"({error}); give it a list of names, or of a ClassLabel's numbers"
+                    f"{check.place}: row {row} of {self.folder.name} has the labels "
+                    f"{printable(str(value))!r} ({error}); give it a list of names, or of a ClassLabel's numbers"
                 ) from None
         return texts
 

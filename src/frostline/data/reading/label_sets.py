@@ -5,7 +5,8 @@ The labels of N images in C classes are (N, C) uint8, 1 where the image has the 
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,10 @@ SEPARATORS = (LABEL_SEPARATOR, "|")
 """Between the names in a table's cell."""
 NO_LABEL = "no label"
 """What people are shown for an image without a label."""
+_OTHER_MARKS = (", ", ",", "+", "/", "&", " ")
+"""What people also write between names; also part of names."""
+_MISSING = ("nan", "none", "null", "n/a", "#n/a", "<na>", "nat")
+"""What pandas, R and spreadsheets write for a missing value, in lower case."""
 _TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false")
 
 
@@ -54,16 +59,23 @@ def listed(cell: str) -> tuple[str, ...]:
     Raises:
         ValueError: it begins like a JSON list, but is none, or a name contains ``;``.
     """
+    return distinct(items(cell))
+
+
+def items(cell: str) -> list[str]:
+    """Return what a table's cell lists, as it is written; see `listed`.
+
+    Raises:
+        ValueError: it begins like a JSON list, but is none.
+    """
     text = cell.strip()
     if text.startswith("["):
         names = json.loads(text)
         if not isinstance(names, list) or any(isinstance(name, list | dict) for name in names):
             raise ValueError("its items must be names")
-        parts = [str(name) for name in names]
-    else:
-        separator = next((mark for mark in SEPARATORS if mark in text), LABEL_SEPARATOR)
-        parts = text.split(separator)
-    return distinct(parts)
+        return [str(name) for name in names]
+    separator = next((mark for mark in SEPARATORS if mark in text), LABEL_SEPARATOR)
+    return text.split(separator) if text else []
 
 
 def like_list(names: Iterable[str]) -> str | None:
@@ -79,8 +91,104 @@ def like_list(names: Iterable[str]) -> str | None:
     occurring = Counter(part for own in parts.values() for part in own)
     return next(
         (name for name, own in parts.items() if own != {name} and max(occurring[part] for part in own) > 1),
-        None,
+        _otherwise_separated(parts.keys()),
     )
+
+
+def _otherwise_separated(names: Set[str]) -> str | None:
+    """Return a name that looks like a list with other separators, or like Python's text of a list or set.
+
+    Then there are fewer labels than names, and each label of a list is in another name, too; unless a comma
+    and a space separate them, one of them is a name itself ('red car' and 'blue car' are no lists).
+    """
+    for mark in _OTHER_MARKS:
+        parts = {
+            name: {part.strip(" '\"") for part in name.strip("[]{}()").split(mark)} - {""} for name in names
+        }
+        lists = [name for name, own in parts.items() if len(own) > 1]
+        occurring = Counter(part for own in parts.values() for part in own)
+        if (
+            lists
+            and len(occurring) < len(names)
+            and all(occurring[part] > 1 for name in lists for part in parts[name])
+            and (mark == ", " or any(part in names for name in lists for part in parts[name]))
+        ):
+            return lists[0]
+    return None
+
+
+@dataclass
+class VectorCheck:
+    """Refuses lists of labels that are all vectors of 0 and 1 of the same length."""
+
+    place: str
+    """Names the data set in errors."""
+    possible: bool = True
+    """Whether all lists so far may be vectors."""
+    certain: bool = False
+    """Whether no lists of different names could be so."""
+    first: Sequence[str] = ()
+
+    def add(self, items: Sequence[str]) -> None:
+        """Look at the labels of an image, as they are written."""
+        if self.possible and items:
+            self.first = self.first or items
+            self.possible = len(items) == len(self.first) > 1 and all(map(_is_mark, items))
+            self.certain |= items != self.first or len({*items}) < len(items)
+
+    def finish(self) -> None:
+        """Refuse vectors, once all images have been looked at.
+
+        Raises:
+            FrostlineError: the lists are vectors.
+        """
+        if self.possible and self.certain:
+            raise FrostlineError(
+                f"{self.place} has labels such as [{', '.join(self.first)}], and all are vectors of 0 and 1 "
+                "of this length: give lists of names, or a column of 0 and 1 per label (dataset.columns.labels)"
+            )
+
+
+def _is_mark(text: str) -> bool:
+    return text.strip().lower() in (*_TRUE, *_FALSE)
+
+
+def separators_for(name: str) -> str:
+    """Return how to write a list as a cell that `listed` reads, as the end of a sentence; '' if it does."""
+    try:
+        return "" if len(listed(name)) > 1 else ", and separate the labels by ; or |"
+    except ValueError:
+        return ", and separate the labels by ; or |"
+
+
+def notes(classes: Iterable[str], groups: Iterable[str], *, several: bool) -> Iterator[str]:
+    """Yield warnings about names that may stand for missing ones, and about classes that look like lists.
+
+    Args:
+        classes: names that the user has not confirmed in `dataset.classes`.
+        groups: names.
+        several: whether images may have several labels.
+    """
+    classes = list(classes)
+    yield from _missing_words("label", classes)
+    yield from _missing_words("group", groups)
+    if (name := like_list(classes)) and several:
+        yield (
+            f"labels such as {printable(name)!r} are one label each; if they are several, separate them by "
+            "; or |"
+        )
+    elif name:
+        yield (
+            f"labels such as {printable(name)!r} are one class each; if images may have several, "
+            f"set dataset.task=multi_label and loss=bce{separators_for(name)}"
+        )
+
+
+def _missing_words(role: str, values: Iterable[str]) -> Iterator[str]:
+    for value in values:
+        if value.lower() in _MISSING:
+            meant = " (name it in dataset.classes if it is one)" if role == "label" else ""
+            yield f"the {role} {value!r} is taken as a name{meant}; leave the cell empty if there is none"
 
 
 def distinct(names: Iterable[str]) -> tuple[str, ...]:
@@ -106,7 +214,7 @@ def marked(cells: Mapping[str, str], place: str) -> tuple[str, ...]:
         FrostlineError: another value.
     """
     for name, cell in cells.items():
-        if cell.strip().lower() not in (*_TRUE, *_FALSE):
+        if not _is_mark(cell):
             raise FrostlineError(
                 f"{place} has {printable(cell)!r} in the column {printable(name)!r}; allowed: 0 and 1, or "
                 "false and true"

@@ -44,6 +44,8 @@ class ArraySource:
     """(N,), numbers of folds from 0."""
     weights: NDArray[np.float64] | None = None
     """(N,), weights of the images in the training loss, ≥ 0."""
+    warnings: Sequence[str] = ()
+    """Messages for the user, one sentence each."""
 
 
 class FileEntry(NamedTuple):
@@ -205,4 +207,5 @@ def _of_arrays(given: Any, place: str, *, several: bool) -> Source:
                     "per image"
                 )
     labels = labels.astype(np.uint8 if several else np.int64)
-    return Source(classes, Rows(numbered(len(labels)), labels, **columns), images)
+    rows = Rows(numbered(len(labels)), labels, **columns)
+    return Source(classes, rows, images, warnings=getattr(given, "warnings", ()))

@@ -4,7 +4,7 @@ import difflib
 import os
 import shlex
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
@@ -33,8 +33,6 @@ OPTIONAL = ("split", "group", "fold", "weight")
 Columned = schema.Table | schema.HuggingFace | schema.Npz
 
 _NO_LABEL = "has no label: give it one, or remove the row"
-_MISSING = ("nan", "none", "null", "n/a", "#n/a", "<na>", "nat")
-"""What pandas, R and spreadsheets write for a missing value, in lower case."""
 
 _CHUNK = 4096
 """Rows between two updates of the progress."""
@@ -134,14 +132,6 @@ def fold_number(text: str, where: str) -> int:
     return int(text)
 
 
-def missing_words(role: str, values: Iterable[str]) -> Iterator[str]:
-    """Yield a warning for each label or group that other programs write where there is none."""
-    for value in values:
-        if value.lower() in _MISSING:
-            meant = " (name it in dataset.classes if it is one)" if role == "label" else ""
-            yield f"the {role} {value!r} is taken as a name{meant}; leave the cell empty if there is none"
-
-
 def weight_number(text: str, where: str) -> float:
     """Return the weight of an image.
 
@@ -199,6 +189,10 @@ class _Reader:
     problems: list[Problem] = field(default_factory=list)
     row_of: dict[str, int] = field(default_factory=dict)
     contradicted: set[int] = field(default_factory=set)
+    vectors: label_sets.VectorCheck = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.vectors = label_sets.VectorCheck(self.place)
 
     def add(self, line: int, cells: Mapping[str, str], marks: Sequence[str] = ()) -> None:
         """Add a row of {role: cell} and `dataset.columns.labels`' cells, or record why it can't be used."""
@@ -235,6 +229,7 @@ class _Reader:
                 f"{self.place}: none of its {len(self.problems)} rows can be used: {printable(key)} {reason}"
             )
         texts = list(self.codes["label"])
+        self.vectors.finish()
         self._check_task(texts)
         numbers = class_numbers(self.dataset.classes, self._class_names(texts), self.place)
         label_codes = np.array(self.columns["label"], dtype=np.int64)
@@ -266,7 +261,7 @@ class _Reader:
             rows.take(order),
             store=FolderStore(root_of(self.dataset)),
             problems=sorted(self.problems),
-            warnings=[*self._missing_words(), *self._lists(texts), *self._weight_notice(weights)],
+            warnings=[*self._notes(texts), *self._weight_notice(weights)],
         )
 
     @property
@@ -280,7 +275,9 @@ class _Reader:
             named = dict(zip(columns, marks, strict=True))
             return label_sets.joined(label_sets.marked(named, f"{self.place}: {where}"))
         try:
-            return label_sets.joined(label_sets.listed(cells["label"]))
+            items = label_sets.items(cells["label"])
+            self.vectors.add(items)
+            return label_sets.joined(label_sets.distinct(items))
         except ValueError as error:
             raise FrostlineError(
                 f"{self.place}: {where} has the labels {printable(cells['label'])!r} ({error}); write names "
@@ -346,33 +343,25 @@ class _Reader:
             raise FrostlineError(f"{self.place}: {self.paths.nothing_there(self.keys)}")
         return usable
 
-    def _missing_words(self) -> Iterator[str]:
-        """Warn about labels and groups that may stand for missing ones."""
-        if self.dataset.classes is None:
-            yield from missing_words("label", self._class_names(list(self.codes["label"])))
-        yield from missing_words("group", self.codes["group"])
-
-    def _like_list(self, texts: Sequence[str]) -> str | None:
-        """Return a class name that looks like a list of several, if images have one label each."""
-        return None if self.several or self.dataset.classes is not None else label_sets.like_list(texts)
+    def _notes(self, texts: Sequence[str]) -> Iterator[str]:
+        unconfirmed = self._class_names(texts) if self.dataset.classes is None else []
+        return label_sets.notes(unconfirmed, self.codes["group"], several=self.several)
 
     def _check_task(self, texts: Sequence[str]) -> None:
         """Refuse lists of labels beside empty cells: images with several labels, or none."""
         empty = sum(reason.endswith(_NO_LABEL) for _, reason in self.problems)
-        if empty and self.dataset.on_bad_image != "skip" and (name := self._like_list(texts)):
+        confirmed = self.several or self.dataset.classes is not None
+        if (
+            empty
+            and self.dataset.on_bad_image != "skip"
+            and not confirmed
+            and (name := label_sets.like_list(texts))
+        ):
             rows = "a row has none" if empty == 1 else f"{empty} rows have none"
             raise FrostlineError(
                 f"{self.place} has labels such as {printable(name)!r}, and {rows}: if images may have "
-                "several, or none, set dataset.task=multi_label and loss=bce; if not, give each image "
-                "one label"
-            )
-
-    def _lists(self, texts: Sequence[str]) -> Iterator[str]:
-        """Warn about labels that look like lists of several."""
-        if name := self._like_list(texts):
-            yield (
-                f"labels such as {printable(name)!r} are one class each; if images may have several, "
-                "set dataset.task=multi_label and loss=bce"
+                f"several, or none, set dataset.task=multi_label and loss=bce{label_sets.separators_for(name)}"
+                "; if not, give each image one label"
             )
 
     def _weight_notice(self, weights: np.ndarray) -> Iterator[str]:
