@@ -339,6 +339,26 @@ def test_what_is_measured_later_counts_too(store):
     assert metrics["test/accuracy"] == pytest.approx(0.75)
 
 
+def test_weights_that_are_made_again_keep_what_was_measured(store):
+    """DVC does not evaluate the same weights again."""
+    for number in range(2):
+        finished(store, 0.8, 0.5, info(number=number), **{"weights.sha256": f"w{number}"})
+        values = {"test/accuracy": 0.7 + number / 10, "test/ece": 0.1}
+        annotate(store, f"w{number}", {"study": "tiny"}, values, {})
+    for number, made in ((0, "w0"), (1, "other")):
+        finished(store, 0.8, 0.5, info(number=number), when=5000, **{"weights.sha256": made})
+    newest = {
+        run.data.tags["seed"]: run.data.metrics
+        for run in store.search({"study": "tiny"}, "tags.seed LIKE '%'", limit=9, order="ASC")
+    }
+    assert newest["0"]["test/accuracy"] == pytest.approx(0.7)
+    assert "test/accuracy" not in newest["1"]  # other weights
+    assert sum("ece" in key for key in newest["0"]) == 1
+    annotate(store, "w0", {"study": "tiny"}, {"test/accuracy": 0.7, "test/ece": 0.1}, {})
+    annotate(store, "other", {"study": "tiny"}, {"test/accuracy": 0.9}, {})
+    assert runs(store)["mlp·full·digits"].data.metrics["test/accuracy"] == pytest.approx(0.8)
+
+
 def test_the_commit_and_whether_it_is_all(store, place):
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
     (place / "file").write_text("1")

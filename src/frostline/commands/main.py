@@ -132,7 +132,13 @@ def _run(arguments: argparse.Namespace) -> int:
     except FrostlineError as error:
         if signals.received_signal() or os.environ.get("FROSTLINE_TRACEBACK"):
             raise
-        return _report_error(error)
+        status = _report_error(error)
+        if getattr(arguments, "resolved", None):
+            from frostline.config import hints
+
+            if hint := hints.of_study(str(error)):
+                print(f"frostline: {hint}", file=sys.stderr)
+        return status
     except BrokenPipeError:
         # The reader of our output has closed it; another message at exit would only repeat that.
         terminal.discard_output(sys.stdout)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from frostline.base.metrics import SHARES
 from frostline.comparison.ranking import preference, rank, run_key
-from frostline.stats.transfer import Estimate, Gain, estimate, fold_overlap, holm, paired_gain
+from frostline.stats.transfer import DIFFERENCES, Estimate, Gain, estimate, fold_overlap, holm, paired_gain
 from frostline.training.services import setting_of
 
 PARAMS_IN_NAMES = ("stage", "arm", "freeze_name", "backbone.kind", "backbone.name", "dataset.kind")
@@ -157,7 +157,11 @@ def _with_gains(lines: Sequence[Configuration], metric: str) -> list[Configurati
         return {run.repetition: run.metrics[metric] for run in line.runs if metric in run.metrics}
 
     first, *others = lines
-    gains = [paired_gain(values(line), values(first), overlap=_overlap(line.runs)) for line in others]
+    bounds = DIFFERENCES if is_share(metric) else (-math.inf, math.inf)
+    gains = [
+        paired_gain(values(line), values(first), bounds=bounds, overlap=_overlap(line.runs))
+        for line in others
+    ]
     together = holm({str(i): gain.p for i, gain in enumerate(gains) if gain and gain.p is not None})
     compared = [first]
     for i, (line, gain) in enumerate(zip(others, gains, strict=True)):
@@ -186,4 +190,5 @@ def _varied_params(configurations: Sequence[Mapping[str, str]]) -> tuple[tuple[s
         key for key in different if max(len(of(params, key)) for params in configurations) > LONGEST_VALUE
     }
     listed = [key for key in different if key not in long and not decided(key)]
-    return tuple(listed), tuple(key for key in different if key not in listed)
+    named = {key for key in different if key.startswith("freeze.") and decided(key)}
+    return tuple(listed), tuple(key for key in different if key not in listed and key not in named)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from frostline.base import project
+from frostline.base.formats import read_yaml
 from frostline.base.run_folder import CHECKPOINTS, WEIGHTS
 from frostline.config import timm_models
 from frostline.console.errors import FrostlineError
@@ -46,6 +47,8 @@ PLAIN_KEYS = ("input", "out", "pretrain", "seed", "seeds", "folds", "source", "s
 """Keys at the top that choose no option of a group."""
 IMAGES = "give image files, folders or tables"
 """What to do if images to predict are missing."""
+OVERRIDE = re.compile(r"(?<![\w./-])(?P<key>[a-z_]+(?:\.[a-z_]+)+)=(?P<value>[\w.-]*\w)")
+"""An override that an error proposes."""
 ANY = "…"
 NEAR = 0.85
 """Similarity, from 0 to 1, above which a name is taken for a misspelling of another."""
@@ -55,6 +58,25 @@ INTERVALS = {
     "log_uniform": "tag(log, interval({}))",
 }
 """What other tools call a distribution → Hydra's form of it."""
+
+
+def of_study(sentence: str) -> str | None:
+    """Return where a study sets the key that an error of one of its stages proposes; None: it proposes none.
+
+    Stages take no overrides: their configs come from params.yaml and the experiment that it selects.
+    """
+    match = OVERRIDE.search(sentence)
+    params = project.find_root() / "params.yaml"
+    selection = read_yaml(params) if params.is_file() else None
+    if match is None or not isinstance(selection, dict):
+        return None
+    file = f"conf/experiment/{selection.get('experiment')}.yaml"
+    place = file if (params.parent / file).is_file() else "the experiment that params.yaml selects"
+    *groups, key = match["key"].split(".")
+    text = f"{key}: {match['value']}"
+    for group in reversed(groups):
+        text = f"{group}: {{{text}}}"
+    return f"a study sets its keys in {place}: {text}"
 
 
 def of_key(key: str, overrides: Sequence[str]) -> str | None:

@@ -117,7 +117,7 @@ def make(
             budget = label_budget(data, run.dataset, run.seed)
         count, classes = len(budget.train), len(data.classes)
         selection = _selection_text(data, budget) if run.freeze.phases else ""
-        cropped = crop_warning(data, budget.train, spec) if run.input.fit is None else None
+        cropped = crop_warning(data, spec) if run.input.fit is None else None
     with torch.device("meta"):
         network = build(run.backbone, spec, classes, seed=0)
         lora.adapt(network, run)
@@ -147,8 +147,8 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
         network: its network, which may be on the meta device; it is not changed.
         images: number of training images.
     """
+    from frostline.schema import backbone_name
     from frostline.training.inference import reuse_of
-    from frostline.training.run_info import backbone_name
 
     reuse = reuse_of(run, spec, Services(project.scratch()))
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
@@ -167,7 +167,7 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
     phases = outline.phases(plan, sizes, run.optimizer.lr, run.trainer.batch_size, executions)
     last = phases[-1] if phases else None
     return Plan(
-        backbone=backbone_name(run),
+        backbone=backbone_name(run.backbone),
         dataset=name_of(run.dataset),
         freeze=run.freeze_name,
         schedule=resolve_inheritance(run.freeze).model_dump(exclude_none=True),

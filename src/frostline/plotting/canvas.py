@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Style = dict[str, Any]
 PNG_DPI = 200
 DOTTED_LINE: Style = {"linewidth": 1.2, "linestyle": (0, (1.5, 2))}
-TEXT_BACKGROUND: Style = {"facecolor": theme.PAPER.light, "alpha": 0.75, "linewidth": 0, "pad": 1.5}
+TEXT_BACKGROUND: Style = {"facecolor": theme.PAPER.light, "alpha": 0.6, "linewidth": 0, "pad": 0.5}
 """The background of text that lines may cross."""
 STYLE: Style = {
     "font.family": "DejaVu Sans",  # part of matplotlib, so that plots are the same on every machine

@@ -218,6 +218,11 @@ def _refusal(source: Source, problems: Sequence[Problem], place: str, bad_images
 def _index(dataset: schema.Dataset, reading: Reading) -> tuple[Index, list[Pair]]:
     """Return the index, and the pairs of near-duplicates in different splits."""
     rows, classes = reading.rows, reading.source.classes
+    if not len(rows):
+        reasons = some(f"{problem.key} {problem.reason.partition(':')[0]}" for problem in reading.problems)
+        raise FrostlineError(
+            f"{place_of(dataset)} has no image that can be used: {reasons}; repair some of them"
+        )
     check_rows(rows, classes, place_of(dataset))
     groups = groups_of(reading.digests)
     assignment = assign(rows, groups, dataset, classes)

@@ -32,14 +32,13 @@ from frostline.probing.batchable import NotBatchable
 from frostline.probing.batched_heads import Head, HeadFit, Recipe, train_heads
 from frostline.probing.batched_optimizers import Optimizer
 from frostline.probing.feature_set import FeatureSet
-from frostline.schema import Bce, CrossEntropy, Run
+from frostline.schema import Bce, CrossEntropy, Run, backbone_name
 from frostline.training import garbage, machine, trainable
 from frostline.training.inference import reuse_of
 from frostline.training.inputs import TrainingInputs
 from frostline.training.outputs import Fit, Row, TrainedNetwork
 from frostline.training.param_groups import decaying
 from frostline.training.run import plan_of, say_head_init
-from frostline.training.run_info import backbone_name
 from frostline.training.services import Services
 
 ROUNDING = 1e-4
@@ -269,7 +268,7 @@ def _head_input(
         candidates = []
     heads = [split for split in candidates if _is_linear_head(split, plan, tried)]
     if not heads:
-        found = f"the head of {backbone_name(run)}, which is not a single linear layer at its end,"
+        found = f"the head of {backbone_name(run.backbone)}, which is not a single linear layer at its end,"
         raise NotBatchable("backbone", found, "choose another")
     if isinstance(reuse.within_limit(heads[0], len(images)), NoSplit):
         found = f"caching {size(heads[0].bytes * len(images) * (reuse.views or 1))} of them"

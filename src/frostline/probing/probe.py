@@ -42,10 +42,10 @@ from frostline.probing.results import (
     tracker_metrics,
     values_of,
 )
-from frostline.schema import Run
+from frostline.schema import Run, backbone_name
 from frostline.training.inputs import TrainingInputs, load_inputs
 from frostline.training.outputs import write_outputs
-from frostline.training.run_info import backbone_name, run_info
+from frostline.training.run_info import run_info
 from frostline.training.services import RunInfo, Services, Tracker
 
 PENALTIES = tuple(10 ** (half / 2) for half in range(-8, 13))
@@ -248,6 +248,6 @@ def _info(runs: Sequence[Run], index: Index, budget: LabelBudget) -> RunInfo:
             else:
                 config[name] = values
     tags = {key: value for key, value in info.tags.items() if key != "seed"}
-    name = "·".join(["probe", backbone_name(runs[0]), index.name])
+    name = "·".join(["probe", backbone_name(runs[0].backbone), index.name])
     tags["heads"] = str(len(runs))
     return replace(info, setting=name, stage="probe", config=config, tags=tags, seed=None)

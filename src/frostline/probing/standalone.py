@@ -47,13 +47,13 @@ def run(overrides: Sequence[str], *, force: bool = False) -> Done:
     from frostline.data.reading.sources import name_of
     from frostline.probing import heads, probe
     from frostline.probing.results import values_of
-    from frostline.training.run_info import backbone_name
+    from frostline.schema import backbone_name
 
     heads.check(runs[0])
     # A probe does not depend on the order of its heads.
     runs = list({tuple(values_of(run).values()): run for run in runs}.values())
     runs.sort(key=lambda run: [value or 0 for value in values_of(run).values()])
-    name = "·".join([backbone_name(runs[0]), name_of(runs[0].dataset)])
+    name = "·".join([backbone_name(runs[0].backbone), name_of(runs[0].dataset)])
     configs = [run.model_dump() for run in runs]
     out = (
         Path(experiments[0].out)

@@ -17,7 +17,6 @@ from frostline.base import project
 from frostline.base.code import FOLDERS
 from frostline.base.files import write_text
 from frostline.console.errors import FrostlineError, allowed
-from frostline.data.reading.label_sets import separators_for
 from frostline.data.reading.table_file import TABLES
 from frostline.plotting.templates import templates
 from frostline.projects import lock
@@ -79,8 +78,8 @@ class Study:
             return
         if "target" not in self.data_sets:
             raise FrostlineError(
-                "--target: missing; give the images to fine-tune on, or --from EXPERIMENT to copy one with "
-                "its data sets"
+                "--target: missing; give the images to fine-tune on, or --from EXPERIMENT to copy one with"
+                " its data sets"
             )
         for data_set in self.data_sets.values():
             data_set.check()
@@ -256,7 +255,7 @@ def _lists_of_labels(study: Study) -> list[str]:
     """Return a note for each table whose labels look like lists of several."""
     return [
         f"frostline init … {data_set.group}.task=multi_label --force    (if images have several labels: "
-        f"{name!r} is one class now{separators_for(name)})"
+        f"{name!r} is one class now)"
         for data_set in study.data_sets.values()
         if (name := data_set.like_list())
     ]

@@ -88,6 +88,8 @@ class Training(_StageOutput):
     epochs: Annotated[int, Field(ge=0)]
     steps: Annotated[int, Field(ge=0)]
     phases: list[PhaseStart]
+    training_images: Annotated[int, Field(ge=1)] | None = None
+    """None: the run predates this record."""
     head: HeadInfo | None = None
     """None: the run predates this record."""
     selection: Selection | None = None

@@ -11,12 +11,14 @@ from frostline.base.metrics import MAP
 from frostline.plotting import theme
 from frostline.plotting.templates import page
 from frostline.reporting import tables, words
+from frostline.reporting.configuration import configuration
 from frostline.reporting.inputs import Arm
 from frostline.reporting.learning_plot import learning_svg, trained_groups
 from frostline.reporting.results import Summary
 from frostline.reporting.tables import ByClass
 from frostline.reporting.transfer_plot import transfer_svg
 from frostline.stats.gate import Check
+from frostline.stats.transfer import TimeToThreshold
 
 TEMPLATE = Path(__file__).parent / "page.html.j2"
 MOST_CLASSES = 25
@@ -62,6 +64,7 @@ def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
         confusions=[_confusion(classes, by_class) for by_class in confusions],
         most_classes=MOST_CLASSES,
         checks=checks,
+        configuration=configuration(summary, arms),
         words=words,
         unbroken=_unbroken,
     )
@@ -93,7 +96,8 @@ def _tiles(summary: Summary, checks: Sequence[Check]) -> list[Tile]:
                 Tile(
                     "To the baseline's best",
                     "never" if arm_epochs is None else words.counted_epochs(arm_epochs),
-                    f"the baseline: {words.counted_epochs(baseline_epochs)}",
+                    _missed(arm.epochs_to_baseline, summary)
+                    + f"the baseline: {words.counted_epochs(baseline_epochs)}",
                 )
             )
     if checks:
@@ -102,6 +106,12 @@ def _tiles(summary: Summary, checks: Sequence[Check]) -> list[Tile]:
         good = passed == len(checks)
         tiles.append(Tile("Gate", "passed" if good else "failed", held, "helped" if good else "hurt"))
     return tiles
+
+
+def _missed(when: TimeToThreshold, summary: Summary) -> str:
+    """Say in how many repetitions an arm that usually reaches the baseline's best did not."""
+    missed = words.missed(when, summary.repeats.noun) if when.median is not None else ""
+    return f"not in {missed}; " if missed else ""
 
 
 def _learning(summary: Summary, arms: Sequence[Arm]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from frostline.reporting import words
 from frostline.reporting.inputs import Selection
 from frostline.reporting.repeats import Repeats
 from frostline.reporting.verdict import Verdict
+from frostline.schema import StudySetup
 from frostline.stats.transfer import BASELINE, Estimate, Gain, Outcome, TimeToThreshold
 
 
@@ -113,6 +114,8 @@ class Summary:
     """What limits the numbers, in sentences."""
     selection: Selection | None = None
     """What chose the epochs; None: nothing trained, or the runs predate this record."""
+    setup: StudySetup | None = None
+    """What the arms share; None: not known."""
 
     @property
     def baseline(self) -> ArmSummary | None:

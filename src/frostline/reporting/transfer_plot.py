@@ -186,7 +186,8 @@ def _annotate_baseline(axes: "Axes", summary: Summary) -> None:
     if jumpstart and start > base:
         _arrow(axes, (0, base), (0, start))
     inch = 1 / inches_high(axes)
-    facts = [_earlier_text(_name(arm), earlier, own)]
+    missed = words.missed(arm.epochs_to_baseline, summary.repeats.noun)
+    facts = [_earlier_text(_name(arm), earlier, own, missed)]
     if jumpstart:
         facts.insert(0, (f"{words.points(jumpstart.mean)} points", "before any training"))
     for row, (number, meaning) in enumerate(facts):
@@ -202,13 +203,13 @@ def _arrow(axes: "Axes", start: tuple[float, float], end: tuple[float, float]) -
     axes.annotate("", xy=end, xytext=start, arrowprops=style, annotation_clip=False)
 
 
-def _earlier_text(arm: str, earlier: float | None, own: float | None) -> tuple[str, str]:
+def _earlier_text(arm: str, earlier: float | None, own: float | None, missed: str) -> tuple[str, str]:
     if earlier is None:
         return "never", f"does {arm} match the baseline's best"
     number = words.counted_epochs(earlier)
     if own not in (None, earlier):
         number = f"{earlier:g} instead of {words.counted_epochs(own)}"
-    return number, f"until {arm} matches the baseline's best"
+    return number, f"until {arm} matches the baseline's best{f', but not in {missed}' if missed else ''}"
 
 
 # ── test accuracy ───────────────────────────────────────────────────────────────────────────────────────────

@@ -34,6 +34,7 @@ from frostline.schema.network import (
     PretrainWeights,
     Timm,
     Weights,
+    backbone_name,
     needs_pretraining,
 )
 from frostline.schema.stages import (
@@ -46,6 +47,7 @@ from frostline.schema.stages import (
     Prepare,
     Report,
     Run,
+    StudySetup,
 )
 from frostline.schema.sweep import CmaEsSampler, Conditional, Nsga2Sampler, Pruner, Sweep, TpeSampler
 from frostline.schema.training import (

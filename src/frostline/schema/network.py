@@ -58,6 +58,12 @@ class PluginBackbone(Strict):
 
 Backbone = Annotated[Mlp | Timm | PluginBackbone, Field(discriminator="kind")]
 
+
+def backbone_name(backbone: Backbone) -> str:
+    """Return a backbone's name."""
+    return backbone.kind if isinstance(backbone, Mlp) else backbone.name
+
+
 Head = Literal["auto", "keep", "reset"]
 """keep: start from the head of the weights, with classes matched by name; the data set must have the same
 classes. reset: start from zeros. auto: keep if the classes are the same, else reset. Weights without classes,

@@ -312,6 +312,25 @@ class Evaluate(_Repeated):
     """Test-time augmentation."""
 
 
+class StudySetup(Strict):
+    """What the arms of a study share, for the report."""
+
+    source: str | None
+    """Name of the data set that is pretrained on; null: nothing is pretrained."""
+    target: str
+    """Name of the data set that is fine-tuned on."""
+    weights: str
+    """The initial weights of the arms but the baseline: pretrain, imagenet, or a file."""
+    backbone: str
+    input_size: int | list[int] | None
+    """Pixels, or height and width; null: as the network needs it."""
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+
+
 class Report(_Repeated):
     """The config of `report`."""
 
@@ -327,3 +346,5 @@ class Report(_Repeated):
     """The number of folds that the data set has."""
     freeze: str | None = None
     """The arm whose schedule params.yaml selects, for curves.csv; null: not known."""
+    setup: StudySetup | None = None
+    """null: not known."""

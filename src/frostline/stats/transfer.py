@@ -21,6 +21,8 @@ MOST_FLIPPED_PAIRS = 16
 """With more pairs, the 2ⁿ signs are not enumerated: the t-test needs no check there."""
 ROUNDING = 1e-12
 """A standard deviation below this share of the values is rounding error."""
+DIFFERENCES = (-1.0, 1.0)
+"""The bounds of a difference of two shares."""
 DECIMALS = 12
 """Differences of accuracies are rounded to these, so that 0.9 − 0.8 equals 0.8 − 0.7."""
 
@@ -115,18 +117,23 @@ Repetition = TypeVar("Repetition", bound=Hashable)
 
 
 def paired_gain(
-    arm: Mapping[Repetition, float], baseline: Mapping[Repetition, float], *, overlap: float = 0.0
+    arm: Mapping[Repetition, float],
+    baseline: Mapping[Repetition, float],
+    *,
+    bounds: tuple[float, float] = DIFFERENCES,
+    overlap: float = 0.0,
 ) -> Gain | None:
     """Return the mean difference arm − baseline over shared repetitions; None where they share none.
 
     Args:
+        bounds: as for `estimate`; by default those of differences of shares, such as accuracies.
         overlap: as for `estimate`. With overlapping training sets, the differences are not exchangeable:
             there is no sign-flip test, and equal differences have no p.
     """
     differences = [round(arm[key] - baseline[key], DECIMALS) for key in arm if key in baseline]
     if not differences:
         return None
-    e = estimate(differences, overlap=overlap)
+    e = estimate(differences, bounds=bounds, overlap=overlap)
     flipped = None if overlap else sign_flip_p(differences)
     if e.std is None:
         p = None

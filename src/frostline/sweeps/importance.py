@@ -1,4 +1,4 @@
-"""The share of each parameter in the objective's variance."""
+"""The importance of each parameter for the objective."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,18 @@ from frostline.config.space import Interval, Parameter, Value, Values
 from frostline.sweeps.distributions import distribution
 from frostline.sweeps.trial import Trial
 
-LEAST_TRIALS = 4
+LEAST_TRIALS = 10
 """Complete trials below which no importance is computed."""
 MOST_TRIALS = 300
 """Complete trials that are used at most, since fitting the forest takes time."""
 
 
 def importances(trials: Sequence[Trial], parameters: Sequence[Parameter]) -> dict[str, float]:
-    """Return parameter → share of the first objective's variance, the largest first.
+    """Return parameter → importance for the first objective, the largest first; they sum to 1.
 
     Empty where there are few trials, or one parameter. Computed by functional ANOVA (Hutter et al. 2014):
-    a random forest with a fixed seed, over the latest trials and the parameters that all of them have.
+    the parameter's share of the variance that a random forest, with a fixed seed, attributes to single
+    parameters; over the latest trials and the parameters that all of them have.
     """
     complete = [trial for trial in trials if trial.state == "complete"][-MOST_TRIALS:]
     if len(complete) < LEAST_TRIALS or len({trial.values[0] for trial in complete}) < 2:

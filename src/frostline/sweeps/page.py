@@ -76,7 +76,7 @@ def html(results: Results) -> str:
 
 
 def importance(importances: Mapping[str, float]) -> str:
-    """Draw each parameter's share of the objective's variance; return an SVG element."""
+    """Draw each parameter's importance; return an SVG element."""
     keys = [*importances][::-1]
     with new_figure(8, 0.8 + 0.32 * len(keys)) as figure:
         figure.set_layout_engine("constrained")
@@ -84,6 +84,6 @@ def importance(importances: Mapping[str, float]) -> str:
         shares = [100 * importances[key] for key in keys]
         bars = axes.barh(keys, shares, color=theme.ARMS[2].light, height=0.55)
         axes.bar_label(bars, [f"{share:.0f} %" for share in shares], padding=4, fontsize=9)
-        axes.set(xlim=(0, 108), xticks=[], title="share of the objective's variance (fANOVA)")
+        axes.set(xlim=(0, 108), xticks=[], title="relative to each other, without the seed (fANOVA)")
         axes.spines["bottom"].set_visible(False)
         return svg(figure, "importance", "importance of each parameter")

@@ -28,7 +28,7 @@ def write(
 
     Args:
         trials: those that no other trial repeats.
-        importances: parameter → share of the first objective's variance.
+        importances: parameter → its importance for the first objective.
     """
     folder = Path("runs", "sweeps", name)
     first = settings.objectives[0]

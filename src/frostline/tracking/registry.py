@@ -364,7 +364,7 @@ def _check_names(name: str, alias: str | None) -> None:
 
 
 def _tags(trained: "TrainedRun", run: Run | None) -> dict[str, str]:
-    from frostline.training.run_info import backbone_name
+    from frostline.schema import backbone_name
 
     known: Mapping[str, str] = run.data.tags if run else {}
     config = trained.run
@@ -372,7 +372,7 @@ def _tags(trained: "TrainedRun", run: Run | None) -> dict[str, str]:
         "weights.sha256": trained.sha256,
         "run.name": str(run.info.run_name) if run else trained.folder.name,
         "stage": config.stage,
-        "backbone": backbone_name(config),
+        "backbone": backbone_name(config.backbone),
         "dataset": config.dataset.kind,
         "classes": str(len(trained.classes)),
     }

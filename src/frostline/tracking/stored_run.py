@@ -25,6 +25,8 @@ NOTE = "mlflow.note.content"
 LONG_PARAMS = "long_params.json"
 DATASET_LIMIT = 500
 """Characters of a data set's name."""
+SAME_RESULT = ("weights.sha256", "setting", "stage", "study", "seed", "fold")
+"""The tags that runs with the same weights and test images share."""
 FLUSH_SECONDS = 5.0
 """The shortest time between two batches of a run's metrics."""
 
@@ -122,8 +124,32 @@ class StoredRun:
         if status == "KILLED" and TRIAL_STATE in self._store.client.get_run(self.id).data.tags:
             self.tags({TRIAL_STATE: "killed"})
         self._store.client.set_terminated(self.id, status, when)
+        if status == "FINISHED":
+            self._measured_before(when)
         seed_groups.gather(self._store, self.id, when)
         self.queue_plots()
+
+    def _measured_before(self, when: int | None) -> None:
+        """Record what was measured, after its end, of an earlier run of the same configuration and weights.
+
+        DVC does not evaluate weights again that a repeated training has made anew.
+        """
+        run = self._store.client.get_run(str(self.id))
+        alike = {key: run.data.tags[key] for key in SAME_RESULT if key in run.data.tags}
+        if "weights.sha256" not in alike or "setting" not in alike:
+            return
+        missing = {
+            key: value
+            for other in self._store.search(alike, "attributes.status = 'FINISHED'", limit=2)
+            for key, value in other.data.metrics.items()
+            if key.removeprefix("system/").startswith("test") and key not in run.data.metrics
+        }
+        if missing:
+            at = int(1000 * time.time()) if when is None else when
+            self._store.log_metrics(
+                str(self.id), [Metric(key, value, at, 0) for key, value in missing.items()]
+            )
+            self.describe_results({**run.data.metrics, **missing})
 
     def add_plot_data(self, files: Mapping[str, bytes]) -> None:
         """Add files from which plots are drawn."""

@@ -89,7 +89,7 @@ def load_inputs(run: Run, folder: Path, initial: InitialWeights, services: Servi
     rows = np.sort(np.concatenate([index.rows("train"), index.rows("val")]))
     # In a study, the from-scratch arm alone warns: all arms have the same images.
     warns = run.arm is None or isinstance(run.weights, NoWeights)
-    if warns and run.input.fit is None and (sentence := crop_warning(index, rows, spec)):
+    if warns and run.input.fit is None and (sentence := crop_warning(index, spec)):
         services.say(f"frostline: warning: {sentence}")
     transforms.check(run.augment, spec)
     uncropped = None

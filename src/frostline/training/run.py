@@ -203,6 +203,8 @@ def _train(run: Run, inputs: TrainingInputs, out: Path, services: Services, titl
             on_resume=lambda epoch: services.say(f"{title}: resuming at epoch {epoch} of {epochs}"),
         )
         result = fit(setup.classifier, setup.data, run.trainer, checkpoints, callbacks)
+        if epochs:
+            advance(0, _selected(result))
         extra: dict[str, Any] = {"fp32_because": fp32_reason} if fp32_reason else {}
         if not isinstance(run.adapter, NoAdapter):
             result.best_state = lora.merged(network, result.best_state)
@@ -221,6 +223,12 @@ def _train(run: Run, inputs: TrainingInputs, out: Path, services: Services, titl
         timing = _timing(result)
         write_text(out / TIMING, canonical_json(timing))
         record_outputs(tracked_run, plan, timing, out)
+
+
+def _selected(result: Fit) -> str:
+    """Return the headline metric of the epoch whose weights are saved, as the last note of the progress."""
+    name = f"val/{headline(result.history[0])}"
+    return f"{name} {result.history[result.best_epoch][name]:.4f} after epoch {result.best_epoch}"
 
 
 def _timing(result: Fit) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from frostline.base import devices
 from frostline.data.loading.label_budget import LabelBudget
 from frostline.data.prepared.index import MULTI_LABEL, Index
 from frostline.data.reading.sources import name_of
-from frostline.schema import Run
+from frostline.schema import Run, backbone_name
 from frostline.training.services import RUN_KEY, TASK, RunInfo, repetition_name
 
 
@@ -16,17 +16,12 @@ def setting_name(run: Run) -> str:
     It begins with what distinguishes the runs of a study, and ends with the data set.
     """
     what = run.arm or (run.freeze_name if run.stage == "finetune" else run.stage)
-    return "·".join([what, backbone_name(run), name_of(run.dataset)])
+    return "·".join([what, backbone_name(run.backbone), name_of(run.dataset)])
 
 
 def run_name(run: Run) -> str:
     """Return the name of a run, such as ``full·resnet10t·digits·s0``."""
     return f"{setting_name(run)}{repetition_name(run.seed, run.dataset.fold)}"
-
-
-def backbone_name(run: Run) -> str:
-    """Return the backbone's name."""
-    return getattr(run.backbone, "name", run.backbone.kind)
 
 
 def _selection(run: Run, index: Index, budget: LabelBudget) -> dict[str, Any]:
@@ -42,7 +37,7 @@ def run_info(run: Run, index: Index, budget: LabelBudget, key: str | None = None
     """Return what the tracker is told when a run starts; `key`: its `scratch_key`."""
     tags = {
         "arm": run.arm or "",
-        "backbone": backbone_name(run),
+        "backbone": backbone_name(run.backbone),
         "dataset": index.name,
         "freeze": run.freeze_name,
         "seed": str(run.seed),

@@ -42,6 +42,8 @@ def test_one_file_a_stage(project):
         "report",
     }
     assert resolved["report"]["arms"] == ["scratch", "full"]
+    assert resolved["report"]["setup"]["source"] == "mnist5k"
+    assert resolved["report"]["setup"]["backbone"] == "mlp"
     assert resolved["finetune-full"]["seeds"] == [0, 1]
     assert resolved["finetune-full"]["weights"] == {"kind": "pretrain", "path": None, "head": "auto"}
 

@@ -104,12 +104,9 @@ def cropped_share(widths: NDArray[np.int64], heights: NDArray[np.int64], spec: I
     return float(np.median(1 - ratios.min(0) / ratios.max(0)))
 
 
-def crop_warning(index: Index, rows: NDArray[np.int64], spec: InputSpec) -> str | None:
-    """Return a sentence if the centre crop cuts off much of some images, with the fix; None: it does not.
-
-    Args:
-        rows: (N,) positions in the index.
-    """
+def crop_warning(index: Index, spec: InputSpec) -> str | None:
+    """Return a sentence if the centre crop cuts off much of the training images, with the fix; None: not."""
+    rows = index.rows("train")
     widths, heights = (np.array(sides)[rows] for sides in (index.widths, index.heights))
     share = cropped_share(widths, heights, spec)
     if share <= WORTH_A_WARNING:

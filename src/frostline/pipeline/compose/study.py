@@ -13,10 +13,13 @@ from frostline.base.hashes import sha256_of
 from frostline.config import compose, stage_configs
 from frostline.config.overrides import PRETRAIN_GROUPS, from_hydra, to_overrides
 from frostline.console.errors import FrostlineError
+from frostline.data.reading.sources import name_of
 from frostline.data.reading.table_file import TABLES
 from frostline.pipeline.compose.watched import absolute
 from frostline.schema import (
     Arm,
+    Experiment,
+    FileWeights,
     Input,
     NoAdapter,
     NoAveraging,
@@ -24,8 +27,10 @@ from frostline.schema import (
     NoWeights,
     Report,
     Strict,
+    StudySetup,
     Weights,
     WiseFt,
+    backbone_name,
     needs_pretraining,
 )
 from frostline.schema.validation import validated
@@ -237,8 +242,26 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
         folds=folds,
         dataset_folds=base.dataset.folds if folds else None,
         freeze=choices["freeze"],
+        setup=_setup(base),
     )
     return Study(params, choices, {**resolved, "report": report.model_dump()})
+
+
+def _setup(base: Experiment) -> StudySetup:
+    """Return what the arms share."""
+    weights = base.weights
+    return StudySetup(
+        source=name_of(base.source) if needs_pretraining(weights) else None,
+        target=name_of(base.dataset),
+        weights=str(weights.path) if isinstance(weights, FileWeights) else weights.kind,
+        backbone=backbone_name(base.backbone),
+        input_size=base.input.size,
+        epochs=base.trainer.epochs,
+        batch_size=base.trainer.images_per_step(base.trainer.batch_size),
+        optimizer=base.optimizer.name,
+        lr=base.optimizer.lr,
+        weight_decay=base.optimizer.weight_decay,
+    )
 
 
 def _name_watched_key(sentence: str, params: Mapping[str, Any]) -> str:

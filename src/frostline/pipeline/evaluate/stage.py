@@ -14,9 +14,8 @@ from frostline.console.errors import FrostlineError, resource_errors
 from frostline.data.prepared.index import Index, PreparedData
 from frostline.evaluation.evaluate import Metrics, measure
 from frostline.pipeline.evaluate.soups import soups
-from frostline.schema import Evaluate, Run
+from frostline.schema import Evaluate, Run, backbone_name
 from frostline.schema.validation import validated
-from frostline.training.run_info import backbone_name
 from frostline.training.services import RunInfo, Services
 
 FOLDS_DIFFER = "the networks of one fold were trained on test images of another"
@@ -74,7 +73,7 @@ def _info(config: Evaluate, run: Run, index: Index) -> RunInfo:
     """Return what the tracker is told when the evaluation of an arm starts; `run`: one of the arm's."""
     tags = {
         "arm": config.arm,
-        "backbone": backbone_name(run),
+        "backbone": backbone_name(run.backbone),
         "dataset": index.name,
         "freeze": run.freeze_name,
     }

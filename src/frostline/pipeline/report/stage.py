@@ -50,6 +50,7 @@ def write_report(config: Report, artifacts: Path, out: Path) -> Result:
         FrostlineError: an input is missing or damaged; the sentence names the file and its stage.
     """
     from frostline.reporting import page, records, tables
+    from frostline.reporting.configuration import configuration
     from frostline.reporting.transfer_plot import transfer_png
 
     study, arms = summarized(config, artifacts)
@@ -62,7 +63,7 @@ def write_report(config: Report, artifacts: Path, out: Path) -> Result:
         write_text(work / "metrics.json", canonical_json(records.flat_metrics(study)))
         write_text(work / "curves.csv", csv_text(*records.curve_columns(study, config.freeze)))
         write_bytes(work / "transfer.png", transfer_png(study))
-        write_text(work / "report.md", _markdown(study, table, checks))
+        write_text(work / "report.md", _markdown(study, table, checks, configuration(study, arms)))
         write_text(work / "index.html", page.html(study, arms, checks))
     rows = tables.text_rows(study)
     return Result(study.sentence, table, tables.headers(study), rows, out / "index.html")
@@ -84,10 +85,11 @@ def summarized(config: Report, artifacts: Path) -> "tuple[Summary, list[Arm]]":
     repeats = Repeats(config.seeds, config.folds, config.dataset_folds or 1)
     arms = read_arms(artifacts, [name for name in config.arms if name not in omitted], repeats)
     study = summary.summarize(config.study, config.monitor, repeats, arms, omitted)
-    return replace(study, notes=[*read_leakage(artifacts), *study.notes]), arms
+    notes = [*read_leakage(artifacts), *study.notes]
+    return replace(study, notes=notes, setup=config.setup), arms
 
 
-def _markdown(study: "Summary", table: str, checks: list[Check]) -> str:
+def _markdown(study: "Summary", table: str, checks: list[Check], configuration: list[tuple[str, str]]) -> str:
     from frostline.reporting.words import markdown
 
     sentences = [study.selection.sentence] if study.selection else []
@@ -98,6 +100,7 @@ def _markdown(study: "Summary", table: str, checks: list[Check]) -> str:
         table.rstrip("\n"),
         " ".join([*sentences, HINT.format(over=study.repeats.over, pair=study.repeats.pair, gains=gains)]),
         "\n".join(f"- {markdown(note)}" for note in study.notes),
+        "\n".join(f"- {term}: {markdown(text)}" for term, text in configuration),
         "\n".join(f"- {'passed' if c.passed else 'failed'}: {markdown(c.sentence)}" for c in checks),
         f"![Transfer compared with training from scratch: {markdown(study.study)}](transfer.png)",
     ]
