@@ -88,6 +88,7 @@ def test_runs_can_be_compared_at_once(here, monkeypatch, no_runs, warm, capsys):
     shutil.copy(no_runs, here)
     runs = [fl.finetune("digits", **TINY, lr=lr) for lr in (1e-3, 1e-1)]
     comparison = fl.compare(*runs)
+    assert fl.compare(list(runs)).markdown() == comparison.markdown()
     frame = comparison.to_pandas()
     assert len(comparison) == len(frame) == 2
     assert frame["optimizer.lr"].tolist() == [0.1, 0.001]  # the best first
@@ -103,3 +104,5 @@ def test_runs_can_be_compared_at_once(here, monkeypatch, no_runs, warm, capsys):
         fl.compare(runs[0], study="mine")
     with pytest.raises(fl.FrostlineError, match="no finished run with that id or name"):
         fl.compare("nothing")
+    with pytest.raises(fl.FrostlineError, match="compare: found 3; give runs, or their folders"):
+        fl.compare(3)

@@ -150,17 +150,59 @@ def test_predictions_are_those_of_the_run(run, photo_run, here, request):
 
 
 def test_arrays_of_several_images(run, here):
-    batch = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
+    batch = np.random.default_rng(0).integers(0, 256, (5, 20, 20, 3), dtype=np.uint8)
     one_by_one = [run.predict(image)[0].probabilities for image in batch]
     assert [row.probabilities for row in run.predict(batch)] == one_by_one
     grey = batch[..., 0]
-    assert len(run.predict(grey)) == len(run.predict(batch[..., :1])) == len(run.predict(list(grey))) == 3
-    for wrong in (batch / 255, np.zeros((2, 2, 2, 2, 3), np.uint8), np.zeros(3, np.uint8)):
+    assert len(run.predict(grey)) == len(run.predict(batch[..., :1])) == len(run.predict(list(grey))) == 5
+    empty = np.zeros((2, 2, 2, 2, 3), np.uint8)
+    for wrong in (batch / 255, batch[0].transpose(2, 0, 1), empty, empty[0, 0, 0, 0]):
         with pytest.raises(fl.FrostlineError, match="images: found an array of"):
             run.predict(wrong)
     for wrong in ([], 3):
         with pytest.raises(fl.FrostlineError, match="images: found"):
             run.predict(wrong)
+
+
+def test_images_of_pillow_that_cannot_be_used_have_an_error(run, here):
+    good = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    good.save(here / "good.jpg")
+    whole = (here / "good.jpg").read_bytes()
+    (here / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    closed = Image.open(here / "good.jpg")
+    closed.close()
+    with Image.open(here / "cut.jpg") as cut:
+        found = run.predict([good, cut, closed, Image.new("HSV", (20, 20)), good])
+    assert [bool(row.error) for row in found] == [False, True, True, True, False]
+    assert found[0].probabilities == found[4].probabilities
+    assert "truncated" in found[1].error
+    with pytest.raises(fl.FrostlineError, match=r"^batch_size: found 2\.5; give a whole number above 0"):
+        run.predict(good, batch_size=2.5)
+    with pytest.raises(fl.FrostlineError, match=r"^batch_size: found 0; "):
+        run.predict(good, batch_size=0)
+
+
+def test_a_transparent_colour_counts_as_in_the_file(run, here):
+    picture = Image.new("RGB", (20, 20), (255, 0, 0))
+    picture.paste((0, 0, 255), (0, 0, 20, 12))
+    picture.save(here / "t.png", transparency=(0, 0, 255))
+    with Image.open(here / "t.png") as opened:
+        assert opened.mode == "RGB"
+        in_memory, from_file = run.predict(opened), run.predict(here / "t.png")
+    assert in_memory[0].probabilities == from_file[0].probabilities
+    assert run.predict(picture)[0].probabilities != from_file[0].probabilities
+
+
+def test_a_picture_with_transparency_has_four_channels(here):
+    for number in range(40):
+        (here / "rgba" / f"{number % 2}").mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 9, 4), dtype=np.uint8)
+        Image.fromarray(pixels).save(here / f"rgba/{number % 2}/{number}.png")
+    bands = {"backbone.hidden": [4], "input.size": 9, "input.channels": 4, "trainer.threads": 1}
+    run = fl.finetune("rgba", **{**TINY, "overrides": bands}, out="run")
+    file = here / "rgba/0/0.png"
+    with Image.open(file) as picture:
+        assert run.predict(picture)[0].probabilities == run.predict(file)[0].probabilities
 
 
 @pytest.mark.parametrize(("channels", "depth"), [(5, 8), (2, 16), (1, 16)])
@@ -180,6 +222,9 @@ def test_arrays_of_other_channels_and_bits(here, channels, depth):
         for prediction, row in zip(predictions, rows, strict=True):
             assert prediction.confidence == pytest.approx(float(row["confidence"]), abs=1e-6)
     assert predictions._repr_html_().count("<img") == len(rows)
+    if channels == 1:
+        pictures = run.predict([Image.fromarray(array[..., 0]) for array in arrays])
+        assert [row.probabilities for row in pictures] == [row.probabilities for row in predictions]
     grey = run.predict(Image.new("L", (9, 9)))[0]
     assert bool(grey.error) == (channels != 1)
 

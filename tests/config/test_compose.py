@@ -204,7 +204,7 @@ def test_a_changed_choice_changes_the_stages_that_it_concerns():
     before = study.resolve({"experiment": "mnist_to_digits"}, arms).resolved
     finetunes = {"finetune-full", "finetune-scratch"}
     for params, changed in (
-        ({"optimizer": {"lr": 0.5}}, finetunes),
+        ({"optimizer": {"lr": 0.5}}, finetunes | {"report"}),  # which names it
         ({"pretrain": {"optimizer": {"lr": 0.5}}}, {"pretrain"}),
         ({"dataset": {"shots": 3}}, finetunes | {"evaluate-full", "evaluate-scratch"}),
     ):
@@ -280,3 +280,18 @@ def test_a_point_that_is_wrong_is_found_before_anything_runs():
         compose.compose_points([], points)
     with pytest.raises(FrostlineError, match=r"optimizer\.lrr: unknown key; did you mean 'optimizer\.lr'"):
         compose.compose_points([], [["optimizer.lrr=0.1"]])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.lr=inf",
+        "optimizer.lr=1e400",
+        "optimizer.clip_norm=inf",
+        "input.mean=[inf,0,0]",
+        "input.crop=1e-9",
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused(override):
+    with pytest.raises(FrostlineError, match=rf"^{override.partition('=')[0]}.*: found "):
+        compose.experiment([override])

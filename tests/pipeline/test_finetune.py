@@ -6,6 +6,7 @@ import yaml
 from tests.tiny import ALL, PROBE, arm_of, files, run_config, tensors
 
 from frostline.console.errors import FrostlineError
+from frostline.data.prepared.index import Index
 from frostline.models import weights
 from frostline.models.backbones import build
 from frostline.models.initial_weights import NO_WEIGHTS
@@ -124,6 +125,28 @@ def folded(tmp_path_factory):
 
 def over(run, seeds, folds):
     return arm_of(run, seeds).model_copy(update={"folds": folds})
+
+
+def test_the_runs_of_all_folds_are_one_configuration(folded, tmp_path):
+    """Folds differ in how many images of a class they have, which is no hyperparameter."""
+    from frostline.data.loading.label_budget import label_budget
+    from frostline.tracking.run_tags import tags_of
+    from frostline.training.run_info import run_info
+
+    _, run = folded
+    dataset = run.dataset.model_copy(update={"shots": None, "selection": "within", "folds": 7})
+    prepare(Prepare(dataset=dataset), tmp_path / "data")
+    runs = [
+        run.model_copy(update={"dataset": dataset.model_copy(update={"fold": fold}), "seed": seed})
+        for fold in range(7)
+        for seed in range(2)
+    ]
+    index = [Index.read(tmp_path / "data").at_fold(one.dataset.fold) for one in runs]
+    budgets = [label_budget(i, one.dataset, one.seed) for i, one in zip(index, runs, strict=True)]
+    records = [b.record(i, one.dataset) for b, i, one in zip(budgets, index, runs, strict=True)]
+    assert len({str(record) for record in records}) > 1
+    infos = [run_info(one, i, b) for one, i, b in zip(runs, index, budgets, strict=True)]
+    assert len({tags_of(info, "", {})["setting"] for info in infos}) == 1
 
 
 def test_more_folds_or_seeds_train_the_new_runs_alone(folded, tmp_path):

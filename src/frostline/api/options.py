@@ -115,7 +115,8 @@ def overrides_of(
     for key, value in data.items():
         if value is not None:
             overrides += _data(key, value, several=several)
-    for name, value in options.items():
+    for name, given in options.items():
+        value = _plain(given)
         if name in (*DATA, "overrides") or value is None:
             continue
         if _is_list(value) and not several:
@@ -176,13 +177,18 @@ def _others(overrides: Overrides, *, several: bool) -> Iterator[str]:
         )
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
-            yield _override(key, value, several=several)
+            yield _override(key, _plain(value), several=several)
     elif isinstance(overrides, Sequence):
         yield from map(str, overrides)
     else:
         raise FrostlineError(
             f"overrides: found {overrides!r}; give a dictionary, or a list such as ['seed=1']"
         )
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy array, such as that of `np.logspace`, as a list, and a NumPy number as Python's."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _is_list(value: Any) -> bool:

@@ -156,11 +156,19 @@ def _arrays(array: NDArray[Any], wanted: PixelFormat) -> Iterator[NDArray[Any]]:
     if array.dtype not in (np.uint8, np.uint16) or (wanted.depth == 8 and array.dtype != np.uint8):
         kinds = "uint8, values from 0 to 255" + (", or uint16" if wanted.depth == 16 else "")
         raise FrostlineError(f"images: found an array of {array.dtype}; give {kinds}")
+    if 0 in array.shape:
+        raise FrostlineError(f"images: found an array of shape {array.shape}, which has no pixels")
     coloured = array.ndim >= 3 and array.shape[-1] in {*COLOURS, wanted.channels}
     if array.ndim - coloured not in (2, 3):
         number = wanted.channels or 3
         raise FrostlineError(
             f"images: found an array of shape {array.shape}; give (H, W), (H, W, {number}),"
             f" (N, H, W) or (N, H, W, {number})"
+        )
+    if not coloured and wanted.channels != 1 and array.ndim == 3 and len(array) in {3, 4, wanted.channels}:
+        # Three grey images have this shape, too; as a list they are clear.
+        raise FrostlineError(
+            f"images: found an array of shape {array.shape}, with channels first; give (H, W, {len(array)}):"
+            " array.transpose(1, 2, 0), and grey images as a list"
         )
     yield from [array] if array.ndim - coloured == 2 else array

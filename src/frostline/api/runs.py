@@ -138,7 +138,8 @@ class Run:
 
         Args:
             images: a file, a folder, an image of Pillow, a uint8 array, (H, W), (H, W, 3), (N, H, W) or
-                (N, H, W, 3), with the channels or uint16 of the training images; or a list of these.
+                (N, H, W, 3), channels last, with the channels or uint16 of the training images; or a list
+                of these.
             batch_size: images per forward pass; None: the run's.
 
         Returns:
@@ -151,6 +152,7 @@ class Run:
         from frostline.console.errors import resource_errors
         from frostline.serving import prediction
 
+        _check_batch_size(batch_size)
         with call(), resource_errors("predicting", ["batch_size"]):
             if batch_size not in self._networks:
                 self._networks[batch_size] = prediction.Network(self._trained, batch_size)
@@ -202,10 +204,21 @@ def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
+def _check_batch_size(value: Any) -> None:
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise FrostlineError(f"batch_size: found {value!r}; give a whole number above 0, or None")
+
+
 def names_of(runs: "tuple[AnyPath | Run, ...]") -> list[str]:
     """Return the names or folders of runs, as texts."""
-    names = [str(run.folder) if isinstance(run, Run) else os.fspath(run) for run in runs]
-    for name in names:
-        if not isinstance(name, str):
-            raise FrostlineError(f"compare: found {name!r}; give runs, or their folders, ids or names")
+    names = []
+    for run in runs:
+        if isinstance(run, list | tuple):
+            names += names_of(tuple(run))
+        elif isinstance(run, Run):
+            names.append(str(run.folder))
+        elif isinstance(run, str | os.PathLike):
+            names.append(os.fspath(run))
+        else:
+            raise FrostlineError(f"compare: found {run!r}; give runs, or their folders, ids or names")
     return names

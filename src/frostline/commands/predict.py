@@ -115,9 +115,9 @@ def run(arguments: argparse.Namespace) -> None:
     sheet.write(paths, arguments.model, trained.spec)
     problems.print_warnings()
     if problems.errors:
-        what = "1 image" if problems.errors == 1 else f"{problems.errors} images"
+        what, whose = ("1 image", "its") if problems.errors == 1 else (f"{problems.errors} images", "their")
         others = ", the others are classified" if problems.errors < len(paths) else ""
-        raise FrostlineError(f"predict: {what} could not be used; their error says why{others}")
+        raise FrostlineError(f"predict: {what} could not be used; {whose} error says why{others}")
 
 
 def _config(folder: Path) -> "Run":

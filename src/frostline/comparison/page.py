@@ -176,7 +176,7 @@ def notes(comparison: Comparison) -> list[str]:
             f"p: two-sided t-test, paired by {by}, corrected for the number of rows (Holm);"
             " intervals are not corrected."
         )
-    elif len(comparison.lines) > 1:
+    elif len(comparison.lines) > 1 and all(len(line.runs) == 1 for line in comparison.lines):
         sentences.append(
             "One seed says nothing about chance: run each configuration with seed=0,1,2 for intervals and p."
         )

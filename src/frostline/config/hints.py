@@ -216,6 +216,8 @@ def check_path(key: str, value: str, advice: str, after: Sequence[str] = ()) -> 
         advice: what to give instead.
         after: the words that follow on the command line; a path with spaces may need quotes.
     """
+    if not value:
+        raise FrostlineError(f"{key}: found an empty text: {advice}")
     path = Path(value).expanduser()
     if value == "null" or path.exists() or path.is_symlink():
         return

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from frostline.base.files import write_text
 from frostline.base.formats import canonical_json, csv_text, read_json
 from frostline.base.metrics import ACCURACY, MAJORITY, WITHOUT_TTA, task_metrics
+from frostline.base.repetitions import Repetition
 from frostline.base.run_folder import METRICS, PREDICTIONS, THRESHOLDS, WEIGHTS, verified
 from frostline.console.errors import FrostlineError, resource_errors
 from frostline.data.loading.label_budget import label_budget
@@ -192,8 +193,9 @@ class Evaluator:
         rate = float(counts.max()) / int(counts.sum())
         if accuracy < rate:
             name = self._data.index.classes[int(counts.argmax())]
+            which = Repetition(run.dataset.fold, run.seed)
             self._services.say(
-                f"frostline: warning: {run.stage} {run.arm or run.freeze_name}, seed {run.seed}:"
+                f"frostline: warning: {run.stage} {run.arm or run.freeze_name}, {which}:"
                 f" {split} accuracy {accuracy:.4f} is below {rate:.4f}, the accuracy of always predicting"
                 f" {name!r}"
             )

@@ -1,7 +1,6 @@
 """Run `pretrain` or `finetune` standalone: prepare the data, pretrain if needed, train and measure."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from frostline.base.locks import exclusive
 from frostline.base.run_folder import OUTPUTS, WEIGHTS, check_out, edited_config, verified
 from frostline.config import stage_configs
 from frostline.console.errors import FrostlineError, resource_errors
-from frostline.console.progress import LIBRARIES, shown, waiting
+from frostline.console.progress import LIBRARIES, say_once, shown, waiting
 from frostline.pipeline.output_folders import out_folder
 from frostline.pipeline.session import make_services, writing
 from frostline.schema import Experiment, Leakage, Prepare, Run, Weights, needs_pretraining
@@ -263,11 +262,11 @@ def _check_leakage(composed: Experiment, folders: tuple[Path, Path], sheet_file:
     source, target = (PreparedData.read(dataset, folder) for dataset, folder in datasets)
     found = check_source(source, target)
     for near in found:
-        print(f"frostline: warning: {near.warning}", file=sys.stderr)
+        say_once(f"frostline: warning: {near.warning}")
     if found:
         roles = {role: stage_configs.prepare_config(composed, role) for role in ("source", "target")}
         write_bytes(sheet_file, sheet(source, found, Leakage(**roles)))
-        print(f"frostline: the images that look alike: {sheet_file}", file=sys.stderr)
+        say_once(f"frostline: the images that look alike: {sheet_file}")
 
 
 def pretraining_config(composed: Experiment, choices: Mapping[str, str]) -> Run | None:
@@ -287,7 +286,7 @@ def prepared_from(config: Prepare, role: str = "target") -> "tuple[Index, Path]"
     with stage_configs.keys_of(role):
         index, data = prepare_cached(config, project.scratch(), shown)
     for warning in index.warnings:
-        print(f"frostline: warning: {warning}", file=sys.stderr)
+        say_once(f"frostline: warning: {warning}")
     if (sheet := data / NEAR_DUPLICATES_FILE).is_file():
-        print(f"frostline: the images that look alike: {sheet}", file=sys.stderr)
+        say_once(f"frostline: the images that look alike: {sheet}")
     return index, data

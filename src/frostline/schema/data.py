@@ -260,7 +260,7 @@ class Input(Strict):
     fit: Literal["crop", "pad", "squash"] | None = None
     """What happens to an image of another shape: its centre is cut out, it is padded with the mean colour, or
     its aspect ratio changes."""
-    crop: Annotated[float, Field(gt=0, le=1)] | None
+    crop: Annotated[float, Field(ge=0.01, le=1)] | None
     """Side of the central crop, as a share of the resized image's side; null with `fit` pad or squash: 1."""
     mean: list[float] | None
     """Subtracted per channel, after scaling to 0…1."""

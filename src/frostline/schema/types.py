@@ -13,6 +13,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Strict(BaseModel):
-    """A model that rejects unknown keys and wrong types, and is immutable."""
+    """A model that rejects unknown keys, wrong types and numbers that are not finite, and is immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

@@ -17,11 +17,12 @@ from PIL import Image, ImageOps
 from frostline.base.formats import csv_text
 from frostline.base.parallel import in_order
 from frostline.base.project import scratch
+from frostline.console.errors import first_line
 from frostline.data.loading.pixel_files import Pixels
 from frostline.data.loading.pixels import Images
 from frostline.data.loading.resize import format_of, to_pixels
 from frostline.data.reading.bands import PixelFormat, conform, decode_as
-from frostline.data.reading.decode import BadImage, DecodedImage, Note, decode, read_bytes
+from frostline.data.reading.decode import BadImage, DecodedImage, Note, read_bytes
 from frostline.data.reading.label_sets import joined
 from frostline.evaluation import tta
 from frostline.evaluation.evaluate import split_for_inference
@@ -159,23 +160,30 @@ def in_memory(image: InMemory, wanted: PixelFormat) -> DecodedImage:
         image: of Pillow, or an array, (H, W) or (H, W, C), uint8 or uint16.
 
     Raises:
-        BadImage: it has other channels.
+        BadImage: it can't be read, or has other channels.
     """
+    try:
+        return _decoded(image, wanted)
+    except BadImage:
+        raise
+    except (OSError, ValueError) as error:  # of Pillow, which reads a file's pixels when they are needed
+        raise BadImage("the image", f"can't be used ({first_line(error)})") from None
+
+
+def _decoded(image: InMemory, wanted: PixelFormat) -> DecodedImage:
     if isinstance(image, np.ndarray):
         values = np.atleast_3d(image)
         if not wanted.plain:
             return DecodedImage(conform(values, wanted, "the image"), "", str(values.dtype), ())
         image = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("L", "RGB"):
-        decoded = DecodedImage(image, image.format or "", image.mode, ())
-    else:
-        stream = io.BytesIO()
-        image.save(stream, format="tiff" if image.mode == "CMYK" else "png")
-        decoded = decode(stream.getvalue(), "the image")
-    if wanted.plain:
-        return decoded
-    return in_memory(np.asarray(decoded.image), wanted)
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        if wanted.plain:
+            return DecodedImage(image, image.format or "", image.mode, ())
+        return _decoded(np.asarray(image), wanted)
+    stream = io.BytesIO()
+    image.save(stream, format="tiff" if image.mode == "CMYK" else "png")
+    return decode_as(stream.getvalue(), "the image", wanted)
 
 
 def _pixels(

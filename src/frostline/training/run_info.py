@@ -25,12 +25,12 @@ def run_name(run: Run) -> str:
 
 
 def _selection(run: Run, index: Index, budget: LabelBudget) -> dict[str, Any]:
-    """Return `LabelBudget.record` without what differs between the seeds of one configuration."""
+    """Return `LabelBudget.record` without what differs between the seeds and folds of one configuration."""
     record = budget.record(index, run.dataset)
-    if index.groups is None and not index.several_labels:
+    if index.groups is None and not index.several_labels and run.dataset.fold is None:
         return record
     # How many images are drawn, or set aside, depends on which groups and labels they have.
-    return {key: value for key, value in record.items() if key not in ("images", "labelled")}
+    return {key: value for key, value in record.items() if key not in ("images", "labelled", "per_class")}
 
 
 def run_info(run: Run, index: Index, budget: LabelBudget, key: str | None = None) -> RunInfo:
