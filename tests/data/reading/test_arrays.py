@@ -177,13 +177,17 @@ def test_files_that_are_no_npz(tmp_path):
     with zipfile.ZipFile(tmp_path / "junk.npz", "w") as archive:
         archive.writestr("images.npy", b"junk")
     (tmp_path / "text.npz").write_text("images")
-    (tmp_path / "cut.npz").write_bytes((tmp_path / "data.npz").read_bytes()[:-30])
+    whole = (tmp_path / "data.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[:-30])
+    for name, header in (("key.npz", b"'descX'"), ("syntax.npz", b"'descr\\"), ("bytes.npz", b"'desc\xff'")):
+        (tmp_path / name).write_bytes(whole.replace(b"'descr'", header, 1))
     for name, sentence in (
         ("date.npz", "doesn't exist: give an .npz file; did you mean 'data.npz' or"),
         ("one.npy", "is a single array: save images and labels with numpy.savez"),
         ("text.npz", "is not an .npz file, or holds Python objects"),
         ("junk.npz", "has no column 'images'"),
         ("", "is a folder: give an .npz file"),
+        *((f"{name}.npz", "can't be read (") for name in ("key", "syntax", "bytes")),
         ("cut.npz", "can't be read (File is not a zip file): copy or write"),
     ):
         with pytest.raises(FrostlineError) as raised:

@@ -1,6 +1,5 @@
 """Data sets that are arrays in an .npz file: one pair of images and labels, or one per split."""
 
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from frostline.console.errors import FrostlineError, allowed
 from frostline.console.progress import Progress, no_progress
 from frostline.data.reading import label_sets
 from frostline.data.reading.checks import check_images
+from frostline.data.reading.decode import printable
 from frostline.data.reading.folder import SPLIT_FOLDERS
 from frostline.data.reading.source import ArraySource
 from frostline.data.reading.splits import SPLITS
@@ -81,17 +81,16 @@ def _loaded(path: Path, place: str) -> dict[str, NDArray[Any]]:
         raise FrostlineError(f"{place} doesn't exist: give an .npz file{hint}") from None
     except IsADirectoryError:
         raise FrostlineError(f"{place} is a folder: give an .npz file") from None
-    except FrostlineError:
+    except (FrostlineError, MemoryError):
         raise
-    except ValueError as error:
-        if "pickle" in str(error).lower():
+    except Exception as error:  # NumPy's parser may raise anything on damaged files.
+        if isinstance(error, ValueError) and "pickle" in str(error).lower():
             raise FrostlineError(
                 f"{place} is not an .npz file, or holds Python objects: save arrays of numbers or text with "
                 "numpy.savez"
             ) from None
-        raise
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise FrostlineError(f"{place} can't be read ({error}): copy or write it again") from None
+        reason = printable(str(error)) or type(error).__name__
+        raise FrostlineError(f"{place} can't be read ({reason}): copy or write it again") from None
 
 
 def _pairs(columns: schema.Columns, present: dict[str, Any], place: str) -> Iterator[tuple[str, str, str]]:

@@ -183,7 +183,8 @@ class _Part:
             except ValueError as error:
                 raise FrostlineError(
                     f"{check.place}: row {row} of {self.folder.name} has the labels "
-                    f"{printable(str(value))!r} ({error}); give it a list of names, or of a ClassLabel's numbers"
+                    f"{printable(str(value))!r} ({error}); give it a list of names, or of a "
+                    "ClassLabel's numbers"
                 ) from None
         return texts
 

@@ -145,7 +145,8 @@ class VectorCheck:
         if self.possible and self.certain:
             raise FrostlineError(
                 f"{self.place} has labels such as [{', '.join(self.first)}], and all are vectors of 0 and 1 "
-                "of this length: give lists of names, or a column of 0 and 1 per label (dataset.columns.labels)"
+                "of this length: give lists of names, or a column of 0 and 1 per label "
+                "(dataset.columns.labels)"
             )
 
 

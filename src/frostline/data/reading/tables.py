@@ -34,6 +34,9 @@ Columned = schema.Table | schema.HuggingFace | schema.Npz
 
 _NO_LABEL = "has no label: give it one, or remove the row"
 
+_FOLD_DIGITS = 9
+"""Maximum number of digits of a fold's number."""
+
 _CHUNK = 4096
 """Rows between two updates of the progress."""
 
@@ -127,7 +130,7 @@ def fold_number(text: str, where: str) -> int:
     Raises:
         FrostlineError: it is none; `where` names the row.
     """
-    if not text.strip().isdecimal():
+    if not text.strip().isdecimal() or len(text.strip()) > _FOLD_DIGITS:
         raise FrostlineError(f"{where} has the fold {printable(text)!r}; write a whole number from 0")
     return int(text)
 
@@ -360,8 +363,8 @@ class _Reader:
             rows = "a row has none" if empty == 1 else f"{empty} rows have none"
             raise FrostlineError(
                 f"{self.place} has labels such as {printable(name)!r}, and {rows}: if images may have "
-                f"several, or none, set dataset.task=multi_label and loss=bce{label_sets.separators_for(name)}"
-                "; if not, give each image one label"
+                "several, or none, set dataset.task=multi_label and loss=bce"
+                f"{label_sets.separators_for(name)}; if not, give each image one label"
             )
 
     def _weight_notice(self, weights: np.ndarray) -> Iterator[str]:
