@@ -393,6 +393,38 @@ def test_labels_that_mean_the_same_class(rows, file, names, only):
     assert f"has classes whose names differ only by {only}, " in refused(file)
 
 
+@pytest.mark.parametrize(
+    ("names", "only"),
+    [
+        (("P1", "p1"), "case"),
+        (("P 1", "P  1"), "spaces or invisible characters"),
+        (("P 1", "P1"), "the way a number is written"),
+        (("P01", "P1"), "the way a number is written"),
+        (("patient_007", "patient-7"), "the way a number is written"),
+        (("1", "01"), "the way a number is written"),
+        (("1", "1.0"), "the way a number is written"),
+    ],
+)
+def test_groups_that_mean_the_same_one(rows, file, names, only):
+    groups = [names[i] if i < 2 else f"Q{i}" for i in range(len(rows))]
+    header = ["image", "label", "patient"]
+    write_table(file, [[*row, group] for row, group in zip(rows, groups, strict=True)], header)
+    assert (
+        f"has groups whose names differ only by {only}, {names[0]!r} and {names[1]!r}: merge them or rename"
+        in refused(file, group="patient").replace(
+            f"{names[1]!r} and {names[0]!r}", f"{names[0]!r} and {names[1]!r}"
+        )
+    )
+
+
+def test_groups_that_are_different(rows, file):
+    names = ["P1", "P10", "P100", "Q1", "1", "10", "-1", "1-2", "12", "P1_2", "P12", "a1b"]
+    groups = [names[i % len(names)] for i in range(len(rows))]
+    header = ["image", "label", "patient"]
+    write_table(file, [[*row, group] for row, group in zip(rows, groups, strict=True)], header)
+    assert set(opened(file, group="patient").rows.groups.tolist()) == set(names)
+
+
 def test_words_for_missing_values_are_named(rows, file):
     listed = [[path, "NaN" if i < 6 else "dog", f"p{i}" if i else "null"] for i, (path, _) in enumerate(rows)]
     write_table(file, listed, ["image", "label", "group"])
@@ -460,6 +492,8 @@ def test_bad_splits_weights_and_groups(rows, file):
     )
     assert "line 13 has the split 'tets'; did you mean 'test'? (allowed: test, train, val)" in refused(file)
     assert "line 13 has the weight '0,5'; write a number such as 0.5" in sentence("weight", "0,5")
+    write_table(file, [*([*row, 1] for row in rows[:-1]), [*rows[-1], "9" * 23]], ["image", "label", "fold"])
+    assert f"line 13 has the fold '{'9' * 23}'; write a whole number from 0" in refused(file, folds=3)
     assert "image dog 5.png has weight -1; allowed: numbers from 0" in sentence("weight", "-1")
     assert "image dog 5.png has weight nan; allowed: numbers from 0" in sentence("weight", "nan")
     assert "1 images have no group (dog 5.png); give each one" in sentence("group", "")

@@ -67,12 +67,12 @@ def check_classes(names: Sequence[str], place: str) -> None:
     for name in names:
         if fault := "has no name: give it one" if not name.strip() else name_fault(name):
             raise FrostlineError(f"{place}: class {printable(name)!r} {fault}")
-    _check_alike(names, place)
+    _check_alike(names, f"{place} has classes", _ALIKE)
 
 
-def _check_alike(names: Sequence[str], place: str) -> None:
+def _check_alike(names: Sequence[str], has: str, alike_by: Mapping[str, Callable[[str], str]]) -> None:
     forms = list(names)
-    for only, form in _ALIKE.items():
+    for only, form in alike_by.items():
         forms = list(map(form, forms))
         alike: dict[str, list[str]] = defaultdict(list)
         for name, same in zip(names, forms, strict=True):
@@ -81,7 +81,7 @@ def _check_alike(names: Sequence[str], place: str) -> None:
             if len(group) > 1:
                 show = _with_form if form is nfc else lambda name: repr(printable(name))
                 raise FrostlineError(
-                    f"{place} has classes whose names differ only by {only}, "
+                    f"{has} whose names differ only by {only}, "
                     f"{' and '.join(map(show, group))}: merge them or rename one"
                 )
 
@@ -100,7 +100,14 @@ def _as_number(name: str) -> str:
     return f"{Decimal(name).normalize():f}" if _NUMBER.fullmatch(name) else name
 
 
+def _as_numbered(name: str) -> str:
+    """Return a name that ends with a number without the zeros and separators before it (P_01 → P1)."""
+    match = _NUMBERED.fullmatch(name)
+    return f"{match[1]}{match[2]}" if match else _as_number(name)
+
+
 _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
+_NUMBERED = re.compile(r"(.*[^\W\d_])[-_ ]*0*([0-9]+)")
 _ALIKE: dict[str, Callable[[str], str]] = {
     "their Unicode form": nfc,
     "case": lambda name: nfc(name.casefold()),
@@ -108,6 +115,7 @@ _ALIKE: dict[str, Callable[[str], str]] = {
     "the way a number is written": _as_number,
 }
 """How the names of two classes may differ without two classes being meant → the form without that."""
+_ALIKE_GROUPS = {**_ALIKE, "the way a number is written": _as_numbered}
 
 
 def check_class_sets(classes_of: Mapping[str, Set[str]], place: str) -> None:
@@ -178,10 +186,11 @@ def check_columns(rows: Rows, place: str) -> None:
 
 
 def check_groups(rows: Rows, place: str) -> None:
-    """Refuse a group whose images are in several of the data set's own splits or folds."""
+    """Refuse names that may mean the same group, and a group in several of the data set's splits or folds."""
     if rows.groups is None or not len(rows):
         return
     names, numbers = np.unique(rows.groups, return_inverse=True)
+    _check_alike(names.tolist(), f"{place} has groups", _ALIKE_GROUPS)
     first = np.full(len(names), len(rows), dtype=np.int64)
     np.minimum.at(first, numbers, np.arange(len(rows)))
     for column, what in ((rows.splits, "split"), (rows.folds, "fold")):
