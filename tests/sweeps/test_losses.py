@@ -11,7 +11,7 @@ from frostline.config.space import Parameter, Space, Values
 from frostline.console import signals
 from frostline.console.errors import FrostlineError
 from frostline.sweeps import study as studies
-from frostline.sweeps import sweeper
+from frostline.sweeps import summary, sweeper
 from frostline.sweeps import trial as trials
 from frostline.sweeps.trial import Remaining
 from frostline.sweeps.worker import Worker
@@ -124,6 +124,11 @@ def test_a_trial_without_heartbeat_is_waited_for_and_run_again(sweep, monkeypatc
         "frostline: waiting for trials that run elsewhere: 1\n"
         "frostline: processes died during their trials; restarting workers for the remaining trials: 1\n"
         "frostline: trials whose process died, and that were retried: 1\n"
+    )
+    folder = summary.write("s", study.current_trials(), worker.space, worker.settings, {})
+    assert (
+        "Interrupted or failed, and run again with another number: 0 as 1."
+        in (folder / "index.html").read_text()
     )
 
 

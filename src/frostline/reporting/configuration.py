@@ -36,7 +36,8 @@ def _lines(summary: Summary, arms: Sequence[Arm]) -> Iterator[tuple[str, str]]:
     yield "Selected epoch", f"{_selected_by(summary)}; {', '.join(_epochs(summary))} (medians)"
     if chosen := summary.chosen:
         score = words.percent(chosen.val_score.mean)
-        yield "Verdict on", f"{chosen.name}, the arm with the best validation {summary.metric} ({score})"
+        best = f"the best validation {summary.metric} apart from the baseline ({score})"
+        yield "Verdict on", f"{chosen.name}, which has {best}"
 
 
 def _initial(setup: StudySetup) -> str:

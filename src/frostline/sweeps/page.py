@@ -35,13 +35,15 @@ class Results:
     parameters: Sequence[Parameter]
     """The search space, without the seed."""
     importances: Mapping[str, float]
-    """Parameter → share of the objective's variance."""
+    """Parameter → its importance for the objective."""
     objective: str
     """The first."""
     maximize: bool
     """Whether the objective is maximized."""
     metric: str = ACCURACY
     """The metric on the test split: accuracy or mAP."""
+    again: Sequence[tuple[int, int]] = ()
+    """Trials that were interrupted or failed, and those that repeated them."""
 
 
 def html(results: Results) -> str:
@@ -62,6 +64,7 @@ def html(results: Results) -> str:
         name=results.name,
         objective=results.objective,
         metric=results.metric,
+        again=[f"{lost} as {number}" for lost, number in results.again[:ROWS]],
         best=results.best[:ROWS],
         more=max(len(results.best) - ROWS, 0),
         seeds=max((row["seeds"] for row in results.best), default=0) > 1,

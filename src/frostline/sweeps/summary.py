@@ -15,7 +15,7 @@ from frostline.sweeps import page, plot
 from frostline.sweeps.best import Setting, hyperparameters, settings_of, shown
 from frostline.sweeps.plot import PlottedTrial
 from frostline.sweeps.study import direction
-from frostline.sweeps.trial import Trial
+from frostline.sweeps.trial import RETRY_OF, Trial
 from frostline.tracking.run_tags import REPEATED
 
 TRIALS, HISTORY, PARALLEL, PAGE = "trials.csv", "history.png", "parallel.png", "index.html"
@@ -60,7 +60,10 @@ def write(
     write_bytes(folder / PARALLEL, plot.parallel(plotted, parameters, first, render=png))
     table = [dict(zip(columns, row, strict=True)) for row in rows]
     best = [_setting_row(setting) for setting in settings_of(trials, first)]
-    results = page.Results(name, table, best, plotted, parameters, importances, first, maximize, metric)
+    again = [(t.user_attrs[RETRY_OF], t.number) for t in trials if RETRY_OF in t.user_attrs]
+    results = page.Results(
+        name, table, best, plotted, parameters, importances, first, maximize, metric, again
+    )
     write_text(folder / PAGE, page.html(results))
     return folder
 
