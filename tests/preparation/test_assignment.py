@@ -129,3 +129,32 @@ def test_folds_and_given_splits_exclude_each_other(tmp_path):
     setup = setup.model_copy(update={"dataset": setup.dataset.model_copy(update={"folds": 3})})
     with pytest.raises(FrostlineError, match=r"dataset.folds=3: .* has splits of its own, and folds"):
         prepare(setup, tmp_path / "out")
+
+
+def test_a_class_whose_only_group_is_drawn_for_val(tmp_path):
+    rows = [[path, label, label] for path, label in plant_flat(tmp_path, ("cat", "dog", "fox"))]
+    file = write_table(tmp_path / "x.csv", rows, ["image", "label", "patient"])
+    message = r"no training image of '\w+', '\w+' is left: give the class images in more groups, or remove"
+    with pytest.raises(FrostlineError, match=message):
+        prepare(table(file, group="patient"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("bare", ["val", "test"])
+def test_a_split_without_any_label(tmp_path, bare):
+    rows = plant_flat(tmp_path)
+    splits = ["train", "val", "test"]
+    listed = [
+        [path, "" if splits[i % 3] == bare else label, splits[i % 3]] for i, (path, label) in enumerate(rows)
+    ]
+    file = write_table(tmp_path / "x.csv", listed, ["image", "label", "split"])
+    setup = table(file, val=None, test=None, task="multi_label")
+    with pytest.raises(FrostlineError, match=rf"the {bare} split has no image with a label, so that its mAP"):
+        prepare(setup, tmp_path / "out")
+
+
+def test_a_fold_without_any_label(tmp_path):
+    rows = plant_flat(tmp_path)
+    listed = [[path, "" if i % 3 == 2 else label, i % 3] for i, (path, label) in enumerate(rows)]
+    file = write_table(tmp_path / "x.csv", listed, ["image", "label", "fold"])
+    with pytest.raises(FrostlineError, match="the test split has no image with a label"):
+        prepare(table(file, task="multi_label", folds=3, val=0.4), tmp_path / "out")

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from tests.data.tables import table, write_table
+from tests.data.tables import plant_flat, table, write_table
 from tests.data.trees import image_folder, packaged, picture, plant, plant_splits
 
 from frostline.console.errors import FrostlineError
@@ -91,6 +91,20 @@ def test_several_labels_get_the_data_sets_numbers(tmp_path):
         FrostlineError, match=r"^dataset\.test_sets\.other: has the class 'owl', which the data"
     ):
         prepare(with_tests(setup, other={"file": str(files["other"])}), tmp_path / "again")
+
+
+def test_a_test_set_whose_test_split_has_no_label(tmp_path):
+    file = write_table(tmp_path / "x.csv", plant_flat(tmp_path))
+    others = plant_flat(tmp_path / "other", images=24)
+    rows = [
+        [path, *((label, "train") if i % 24 < 18 else ("", "test"))]
+        for i, (path, label) in enumerate(others)
+        if i % 24 >= 12
+    ]
+    other = write_table(tmp_path / "other" / "x.csv", rows, ["image", "label", "split"])
+    setup = with_tests(table(file, task="multi_label"), other={"file": str(other)})
+    with pytest.raises(FrostlineError, match=r"^dataset\.test_sets\.other has no image with a label"):
+        prepare(setup, tmp_path / "out")
 
 
 def test_numbers_in_arrays_are_positions_in_the_data_sets_classes(tmp_path):

@@ -117,9 +117,41 @@ def _splits(rows: Rows, drawing: _Drawing) -> Assignment:
             f"the data set has no {split} split of its own: {count} of its {len(drawn)} training images are "
             f"taken for one, by dataset.split.{split}={share:g}{instead}"
         )
+    if lost := _untrained(drawing, splits):
+        raise FrostlineError(
+            f"dataset.split: groups and exact copies stay in one split, so that no training image of {lost} "
+            "is left: give the class images in more groups, or remove it"
+        )
+    _check_measurable(drawing, splits)
     if rows.labels.ndim == 2:
         more = [*more, *_unmeasured(rows.labels, splits, drawing.classes)]
     return Assignment(splits, warnings=[*warnings, *more])
+
+
+def _untrained(drawing: _Drawing, splits: NDArray[np.str_]) -> str:
+    """Name the classes without a training image; empty: all have one."""
+    lost = _occurring(drawing.labels) - _occurring(drawing.labels[splits == "train"])
+    return some(repr(drawing.classes[label]) for label in sorted(lost))
+
+
+def _check_measurable(drawing: _Drawing, splits: NDArray[np.str_]) -> None:
+    """Refuse a split none of whose images has a label."""
+    for split in np.unique(splits).tolist():
+        check_labelled(drawing.labels[splits == split], f"{place_of(drawing.dataset)}: the {split} split")
+
+
+def check_labelled(labels: NDArray[np.integer], place: str) -> None:
+    """Refuse images none of which has a label, since mAP is undefined for them.
+
+    Args:
+        labels: (N,) numbers of classes, or (N, C) 0 and 1.
+        place: names the images.
+    """
+    if labels.ndim == 2 and len(labels) and not labels.any():
+        raise FrostlineError(
+            f"{place} has no image with a label, so that its mAP is undefined: label some of its images, put "
+            "labelled ones in it, or draw a larger split"
+        )
 
 
 def _unmeasured(
@@ -163,13 +195,12 @@ def _folds(rows: Rows, drawing: _Drawing) -> Assignment:
     for fold in range(folds):
         others = np.flatnonzero(numbers != fold)
         splits[others, fold], _ = drawing.draw(others, {"val": dataset.split.val, "test": None})
-        lost = _occurring(drawing.labels) - _occurring(drawing.labels[splits[:, fold] == "train"])
-        if lost:
-            named = some(repr(drawing.classes[label]) for label in sorted(lost))
+        if lost := _untrained(drawing, splits[:, fold]):
             raise FrostlineError(
-                f"dataset.folds={folds}: without fold {fold} there is no training image of {named}: give the "
+                f"dataset.folds={folds}: without fold {fold} there is no training image of {lost}: give the "
                 "class images in more groups, or remove it"
             )
+        _check_measurable(drawing, splits[:, fold])
     if drawing.labels.ndim == 2:
         return Assignment(splits[:, 0].copy(), splits)
     names = np.array([f"fold {number}" for number in numbers])

@@ -14,6 +14,7 @@ from frostline.data.reading.decode import printable
 from frostline.data.reading.source import Source
 from frostline.data.reading.sources import open_source
 from frostline.duplicates.search import Pair, near_matches
+from frostline.preparation.assignment import check_labelled
 from frostline.preparation.examine import Reading
 
 
@@ -41,8 +42,9 @@ def index_of_test_set(name: str, dataset: schema.Dataset, reading: Reading, know
         known: the classes of its data set, whose numbers its labels get.
 
     Raises:
-        FrostlineError: it has a class that its data set does not have.
+        FrostlineError: it has a class that its data set does not have, or no image with a label.
     """
+    check_labelled(reading.rows.labels, f"dataset.test_sets.{name}")
     own = reading.source.classes
     numbers = {label: number for number, label in enumerate(known)}
     labels = reading.rows.labels

@@ -240,3 +240,11 @@ def test_a_budget_that_leaves_no_image_to_choose_the_epoch_on_is_refused(index):
         FrostlineError, match=r"^dataset.fraction=0.001: leaves too few labelled images, none"
     ):
         label_budget(several, within(fraction=0.001), 0)
+
+
+def test_a_budget_whose_selection_images_have_no_label_is_refused(index):
+    rare = np.zeros((2 * N, 2), dtype=np.uint8)
+    rare[index.rows("val")] = 1
+    several = replace(index, labels=rare, classes=("a", "b"))
+    with pytest.raises(FrostlineError, match=r"^dataset.fraction=0.5: leaves too few labelled images, none"):
+        label_budget(several, within(fraction=0.5), 0)

@@ -76,7 +76,8 @@ def label_budget(index: Index, dataset: schema.Dataset, seed: int) -> LabelBudge
     aside = set_aside(strata[train], np.searchsorted(train, rows), share, stream, groups=groups)
     if groups is not None:
         _check_groups(index, rows, aside)
-    if not aside.any():
+    # Without one label among them, mAP is undefined.
+    if not aside.any() or (index.several_labels and not index.labels[rows[aside]].any()):
         key, value = _limit(dataset)
         each = "" if index.several_labels else " of each class"
         few = "too few labelled images" if index.several_labels else "one labelled image"
