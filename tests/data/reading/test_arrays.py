@@ -78,6 +78,18 @@ def test_a_pair_of_arrays_per_split(tmp_path, names):
     assert source.rows.labels.tolist() == LABELS.tolist()
 
 
+@pytest.mark.parametrize("names", [("X_{}", "y_{}"), ("{}_images", "{}_labels")])
+def test_pairs_with_other_names_of_splits(tmp_path, names):
+    """As scikit-learn's users name them; the splits as folders may be named."""
+    arrays = {}
+    for split, rows in (("train", slice(0, 18)), ("valid", slice(18, 24)), ("testing", slice(24, 30))):
+        image, label = (name.format(split) for name in names)
+        arrays |= {image: IMAGES[rows], label: LABELS[rows]}
+    source = opened(saved(tmp_path / "x.npz", **arrays), val=None, test=None)
+    assert source.rows.splits.tolist() == ["train"] * 18 + ["val"] * 6 + ["test"] * 6
+    assert (source.images == IMAGES).all()
+
+
 def several(path, **fields):
     return opened(path, task="multi_label", **fields)
 
@@ -143,6 +155,15 @@ def test_arrays_that_are_no_data_set(tmp_path, images, labels, sentence):
         ({"weight": np.array(["a"] * 30)}, "has weights of type <U1; give numbers"),
         ({"group": np.where(LABELS == 1, np.nan, LABELS)}, "10 images have no group (01, 04, 07 and 7 more)"),
         ({"fold": LABELS + 0.5}, "has folds of type float64; give whole numbers"),
+        ({"X_train": IMAGES}, "has the array 'X_train' without 'y_train': add it, or remove 'X_train'"),
+        (
+            {
+                f"{axis}_{split}": array
+                for axis, array in (("x", IMAGES), ("y", LABELS))
+                for split in ("val", "valid")
+            },
+            "has x_val and x_valid, which mean the same split: merge them",
+        ),
         ({"x_train": IMAGES}, "has the array 'x_train' without 'y_train': add it, or remove 'x_train'"),
     ],
 )

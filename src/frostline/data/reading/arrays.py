@@ -24,7 +24,8 @@ def read(dataset: schema.Npz, progress: Progress = no_progress) -> ArraySource:
     """Read arrays under the names of `dataset.columns`, or one pair per split.
 
     The names of a pair are those of MedMNIST (``train_images``, ``train_labels``) or of Keras (``x_train``,
-    ``y_train``). Labels are class names, or numbers: positions in `dataset.classes`, else their own names.
+    ``y_train``; also ``X_train``), with the names of splits that folders may have. Labels are class names, or
+    numbers: positions in `dataset.classes`, else their own names.
 
     Raises:
         FrostlineError: the file or an array is missing, or the arrays do not belong together.
@@ -96,18 +97,33 @@ def _loaded(path: Path, place: str) -> dict[str, NDArray[Any]]:
 def _pairs(columns: schema.Columns, present: dict[str, Any], place: str) -> Iterator[tuple[str, str, str]]:
     """Yield (split, images' name, labels' name) of the pairs that are there."""
     for split in SPLITS:
-        for image, label in (
-            (f"{split}_{columns.image}", f"{split}_{columns.label}"),
-            (f"x_{split}", f"y_{split}"),
-        ):
-            if image in present and label in present:
-                yield split, image, label
-                break
-            if image in present or label in present:
-                alone, other = (image, label) if image in present else (label, image)
-                raise FrostlineError(
-                    f"{place} has the array {alone!r} without {other!r}: add it, or remove {alone!r}"
-                )
+        pairs = {
+            alias: pair
+            for alias, meant in SPLIT_FOLDERS.items()
+            if meant == split and (pair := _pair(columns, alias, present, place))
+        }
+        if len(pairs) > 1:
+            named = " and ".join(image for image, _ in pairs.values())
+            raise FrostlineError(f"{place} has {named}, which mean the same split: merge them")
+        for image, label in pairs.values():
+            yield split, image, label
+
+
+def _pair(columns: schema.Columns, split: str, present: dict[str, Any], place: str) -> tuple[str, str] | None:
+    """Return the names of a split's images and labels, such as x_train and y_train; None: there are none."""
+    keras = f"X_{split}" if f"X_{split}" in present and f"x_{split}" not in present else f"x_{split}"
+    for image, label in (
+        (f"{split}_{columns.image}", f"{split}_{columns.label}"),
+        (keras, f"y_{split}"),
+    ):
+        if image in present and label in present:
+            return image, label
+        if image in present or label in present:
+            alone, other = (image, label) if image in present else (label, image)
+            raise FrostlineError(
+                f"{place} has the array {alone!r} without {other!r}: add it, or remove {alone!r}"
+            )
+    return None
 
 
 def _labels(dataset: schema.Npz, present: dict[str, Any], used: dict[str, str]) -> NDArray[Any]:
