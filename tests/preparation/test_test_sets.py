@@ -4,8 +4,10 @@ import re
 import shutil
 
 import numpy as np
+import pyarrow
 import pytest
-from tests.data.tables import plant_flat, table, write_table
+from tests.data.reading.test_arrow import save
+from tests.data.tables import COLUMNS, plant_flat, table, write_table
 from tests.data.trees import image_folder, packaged, picture, plant, plant_splits
 
 from frostline.console.errors import FrostlineError
@@ -186,3 +188,38 @@ def test_other_classes_and_kinds_are_refused(root, tmp_path):
         prepare(with_tests(image_folder(root), a={"root": str(other)}), tmp_path / "out")
     with pytest.raises(FrostlineError, match="data sets of the kind digits have no further test sets; allow"):
         prepare(with_tests(packaged("digits"), a={"root": str(other)}), tmp_path / "out")
+
+
+@pytest.mark.parametrize("names", [None, ["z", "y", "x"]], ids=["numbers", "names"])
+def test_arrays_with_fewer_classes_than_the_data_set(tmp_path, names):
+    images = np.random.default_rng(0).integers(0, 255, (48, 8, 8), dtype=np.uint8)
+    for name, labels, part in (
+        ("a", np.arange(24) % 3, images[:24]),
+        ("b", np.arange(24) % 2 + 1, images[24:]),
+    ):
+        np.savez(
+            tmp_path / f"{name}.npz", images=part, labels=labels if names is None else np.array(names)[labels]
+        )
+    columns = {**COLUMNS, "image": "images", "label": "labels"}
+    fields = {"columns": columns, "group": None, "classes": ["z", "y", "x"]}
+    setup = packaged("npz", file=str(tmp_path / "a.npz"), **fields)
+    prepare(with_tests(setup, b={"file": str(tmp_path / "b.npz")}), tmp_path / "out")
+    index = Index.read(tmp_path / "out" / "test_sets" / "b")
+    assert index.classes == ("z", "y", "x")
+    assert index.labels.tolist() == [1, 2] * 12
+    np.savez(tmp_path / "b.npz", images=images[24:], labels=np.arange(24) % 4)
+    if names is None:
+        with pytest.raises(FrostlineError, match=r"b\.file: .* row 3 has label 3; allowed: 0 to 2"):
+            prepare(with_tests(setup, b={"file": str(tmp_path / "b.npz")}), tmp_path / "again")
+
+
+def test_a_saved_data_set_with_fewer_classes(tmp_path):
+    feature = {"image": {"_type": "Image"}, "label": {"names": ["c", "a", "b"], "_type": "ClassLabel"}}
+    save(tmp_path / "a", features=feature, label=pyarrow.array([i % 3 for i in range(12)]))
+    save(tmp_path / "b", seed=500, features=feature, label=pyarrow.array([i % 2 * 2 for i in range(12)]))
+    fields = {"columns": COLUMNS, "group": None, "classes": None}
+    setup = packaged("huggingface", path=str(tmp_path / "a"), **fields)
+    prepare(with_tests(setup, b={"path": str(tmp_path / "b")}), tmp_path / "out")
+    index = Index.read(tmp_path / "out" / "test_sets" / "b")
+    assert index.classes == ("c", "a", "b")
+    assert index.labels.tolist() == [0, 2] * 6

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,6 +141,8 @@ def checked(given: Any, place: str, *, several: bool = False, least: int = 2) ->
         raise FrostlineError(f"{error}; also, {source.problems[0].key} {source.problems[0].reason}") from None
     check_classes(source.classes, place)
     classes, rows = tuple(map(nfc, source.classes)), source.rows
+    if least == 1:
+        classes, rows = _occurring(classes, rows)
     if source.store is not None:
         check_keys(rows.keys, place)
     # Missing classes are checked after problems are reported or skipped: they may explain each other.
@@ -149,6 +151,20 @@ def checked(given: Any, place: str, *, several: bool = False, least: int = 2) ->
     check_columns(rows, place)
     check_groups(rows, place)
     return Source(classes, rows, source.images, source.store, source.problems, source.warnings)
+
+
+def _occurring(classes: tuple[str, ...], rows: Rows) -> tuple[tuple[str, ...], Rows]:
+    """Return the classes that occur, since a test set may lack some, and the rows with their numbers."""
+    labels = rows.labels
+    if labels.ndim == 2:
+        present = np.flatnonzero(labels.any(axis=0))
+        kept = labels[:, present]
+    else:
+        present, positions = np.unique(labels, return_inverse=True)
+        kept = positions.astype(labels.dtype)
+    if not len(present) or present[0] < 0 or present[-1] >= len(classes):
+        return classes, rows
+    return tuple(classes[number] for number in present.tolist()), replace(rows, labels=kept)
 
 
 def _of_files(given: FileSource) -> Source:
