@@ -18,6 +18,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from frostline.console.errors import FrostlineError, OutOfResources
 from frostline.console.units import size
+from frostline.data.reading.endings import lacks_end
 from frostline.data.reading.headers import Header, read_header
 
 Values = NDArray[np.unsignedinteger[Any]]
@@ -61,9 +62,6 @@ SUFFIXES = frozenset((*_FORMATS_OF_SUFFIX, *_SUFFIXES_WITHOUT_DECODER))
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 _SIGNATURE_BYTES = 16
-# A file without its end marker may lack its last rows, which Pillow does not report. FF D9 can't occur in the
-# compressed data of JPEG 2000 (ITU-T T.800, B.10.1).
-_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG2000": b"\xff\xd9"}
 
 
 class BadImage(FrostlineError):
@@ -246,7 +244,7 @@ def _open(content: bytes, name: str) -> Image.Image:
         raise decompression_bomb(name, f"{width}×{height}")
     if min(width, height) < MIN_SIDE:
         raise BadImage(name, f"is {width}×{height} pixels, too small for an image: replace or remove it")
-    if _ENDS.get(str(image.format), b"") not in content:
+    if lacks_end(content, str(image.format)):
         raise BadImage(name, "is truncated: copy or download it again")
     # The other frames of a camera's MPO are previews; in other formats, frames are an animation or pages.
     if image.format != "MPO":
