@@ -69,6 +69,33 @@ def test_pages_of_a_tiff_are_channels():
     assert refusal(stream.getvalue()).endswith("or set input.channels=5 for a stack of channels")
 
 
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_three_pages_or_grey_channels_of_eight_bits_are_no_colour(channels):
+    """The errors don't name input.channels=3, which would change nothing."""
+    pages = noise(3, 9, 12, kind="uint8")
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as file:
+        for page in pages:
+            file.write(page, photometric="minisblack", contiguous=False)
+    assert refusal(stream.getvalue(), PixelFormat(channels)) == (
+        "has 3 pages: save the page to use as a file of its own, or the three channels as one RGB image"
+    )
+    grey = written(noise(9, 12, 3, kind="uint8"), photometric="minisblack", planarconfig="contig")
+    assert refusal(grey, PixelFormat(channels)).endswith(
+        "save it with the 1 or 3 channels to learn from, as grey or RGB"
+    )
+
+
+@pytest.mark.parametrize(("kind", "depth"), [("<u2", 16), (">u2", 16), (">u2", 8)])
+def test_the_byte_order_of_an_array_does_not_matter(kind, depth):
+    values = noise(9, 12, 5)
+    wanted = PixelFormat(5, depth)
+    decoded = decode_as(npy(values.astype(kind)), "x.npy", wanted)
+    assert decoded.mode == "5×uint16"
+    assert (decoded.image == decode_as(npy(values), "x.npy", wanted).image).all()
+    assert decoded.image.dtype == (np.uint16 if depth == 16 else np.uint8)
+
+
 @pytest.mark.parametrize("kind", ["uint8", "uint16"])
 def test_arrays_have_their_channels_last_or_first(kind):
     last = noise(9, 12, 5, kind=kind)

@@ -132,6 +132,7 @@ def _array(content: bytes, name: str, channels: int | None) -> Values:
         raise BadImage(
             name, f"is not a NumPy array of numbers ({error}): save it again with numpy.save"
         ) from None
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
     _check_numbers(values, name)
     if values.ndim == 2:
         return values[..., None]

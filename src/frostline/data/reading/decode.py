@@ -254,10 +254,11 @@ def _open(content: bytes, name: str) -> Image.Image:
             raise BadImage(name, _damaged(error)) from None
         if frames > 1:
             if image.format == "TIFF":
+                # Three channels are colour, whose pages Pillow doesn't join.
+                stack = f"set input.channels={frames} for a stack of channels"
+                stack = "the three channels as one RGB image" if frames == 3 else stack
                 raise BadImage(
-                    name,
-                    f"has {frames} pages: save the page to use as a file of its own, or set"
-                    f" input.channels={frames} for a stack of channels",
+                    name, f"has {frames} pages: save the page to use as a file of its own, or {stack}"
                 )
             raise BadImage(
                 name, f"has {frames} frames (an animation): save the frame to use as a file of its own"

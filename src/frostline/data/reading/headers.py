@@ -36,10 +36,11 @@ def read_header(content: bytes) -> Header:
 def _extra_channels(channels: int, extra: int) -> str | None:
     if extra <= 0:
         return None
+    more = f", or set input.channels={channels}" if channels != 3 else ""  # Which is colour, and no stack.
     are = "1 of them is" if extra == 1 else f"{extra} of them are"
     return (
         f"has {channels} channels, and {are} neither colour nor marked as transparency (alpha): "
-        f"save it with the 1 or 3 channels to learn from, as grey or RGB, or set input.channels={channels}"
+        f"save it with the 1 or 3 channels to learn from, as grey or RGB{more}"
     )
 
 
