@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from tests.damage import DAMAGE
 
 from frostline.base import files, formats
-from frostline.base.files import link_or_copy, set_aside, write_text
+from frostline.base.files import files_below, link_or_copy, set_aside, write_text
 from frostline.base.formats import read_yaml, yaml_text
 from frostline.console.errors import FrostlineError
 
@@ -394,3 +394,13 @@ def test_a_file_that_can_not_be_written_is_named_and_not_the_temporary_one(tmp_p
     with pytest.raises(PermissionError) as caught:
         write_text(tmp_path / "out", "content")
     assert caught.value.filename == str(tmp_path / "out")
+
+
+def test_files_behind_links_are_listed_once_each_way_and_loops_end(tmp_path):
+    (tmp_path / "data" / "inner").mkdir(parents=True)
+    (tmp_path / "data" / "inner" / "x").touch()
+    (tmp_path / "data" / "up").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "other").symlink_to(tmp_path / "data" / "inner")
+    (tmp_path / "data" / "dangling").symlink_to(tmp_path / "missing")
+    listed = {path.relative_to(tmp_path / "data").as_posix() for path in files_below(tmp_path / "data")}
+    assert listed == {"inner/x", "other/x", "dangling"}

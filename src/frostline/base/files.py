@@ -133,6 +133,29 @@ def set_aside(path: Path, why: str) -> None:
     print(f"frostline: warning: {path} {why}; {then}", file=sys.stderr, flush=True)
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and its subfolders, links followed; a link to a folder above is skipped."""
+    above = {folder: {_identity(folder)}}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        yield from (Path(place, name) for name in names)
+        chain = above.pop(Path(place))
+        for name in list(folders):
+            inner = Path(place, name)
+            if (identity := _identity(inner)) in chain:
+                folders.remove(name)
+            else:
+                above[inner] = chain | {identity}
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return the device and inode of a folder, links followed; None: it has vanished."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def existing_part(path: Path) -> Path:
     """Return `path` if it exists, else the nearest folder above it that does."""
     return next((place for place in (path, *path.parents) if os.access(place, os.F_OK)), path)

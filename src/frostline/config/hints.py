@@ -1,7 +1,6 @@
 """What a user probably means by an override that frostline does not know, as an override that works."""
 
 import difflib
-import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from frostline.base import project
+from frostline.base.files import files_below
 from frostline.base.formats import read_yaml
 from frostline.base.run_folder import CHECKPOINTS, WEIGHTS
 from frostline.config import timm_models
@@ -206,7 +206,7 @@ def of_lists(overrides: Sequence[str]) -> Iterator[None]:
 
 def is_empty(folder: Path) -> bool:
     """Return whether a path is a folder with no file in it or below it."""
-    return folder.is_dir() and not any(files for _, _, files in os.walk(folder))
+    return folder.is_dir() and next(files_below(folder), None) is None
 
 
 def check_path(key: str, value: str, advice: str, after: Sequence[str] = ()) -> None:

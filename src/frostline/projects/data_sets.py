@@ -12,6 +12,7 @@ import yaml
 
 from frostline import schema
 from frostline.base import project
+from frostline.base.files import files_below
 from frostline.base.formats import read_yaml
 from frostline.config import hints
 from frostline.console.errors import FrostlineError, allowed
@@ -166,7 +167,7 @@ class DataSet:
         if isinstance(dataset, schema.Table):
             names = self._column(dataset)
         elif isinstance(dataset, schema.ImageFolder):
-            names = (name for _, _, files in os.walk(self.place.expanduser()) for name in files)
+            names = (file.name for file in files_below(self.place.expanduser()))
         jpeg = [name.lower().endswith(JPEG) for name in islice(names, LOOKED_AT)]
         return 2 * sum(jpeg) > len(jpeg)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from frostline.base.files import files_below
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading.bands import IMAGE_SUFFIXES
 from frostline.data.reading.checks import tally
@@ -34,9 +35,10 @@ def image_files(inputs: Sequence[str], trained_on: Dataset) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        inside = sorted(file for file in path.rglob("*") if _is_image(file, path))
+        below = list(files_below(path))
+        inside = sorted(file for file in below if _is_image(file, path))
         if not inside:
-            others = [file.name for file in path.rglob("*") if file.is_file()]
+            others = [file.name for file in below if file.is_file()]
             holds = f"no image file but {tally(others)}" if others else "no file"
             raise FrostlineError(f"{path}: holds {holds}; name another folder, or the files")
         files += inside
@@ -61,4 +63,4 @@ def _listed(table: Path, columns: Sequence[str]) -> list[Path]:
 
 def _is_image(path: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return suffix(path.name) in IMAGE_SUFFIXES and not hidden and not path.is_dir()
+    return suffix(path.name) in IMAGE_SUFFIXES and not hidden
