@@ -4,6 +4,7 @@ import pytest
 from tests.tiny import RUN, run_config
 
 from frostline import schema
+from frostline.config import compose
 from frostline.console.errors import FrostlineError
 from frostline.schema.validation import validated
 
@@ -140,3 +141,22 @@ def test_what_is_no_mapping_at_all_is_one_sentence(data):
     with pytest.raises(FrostlineError, match=r"must be keys with values$") as caught:
         validated(schema.Run, data, "run.yaml")
     assert str(caught.value).startswith(f"run.yaml: found {data!r}")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["out="],
+        ["dataset=image_folder", "dataset.root="],
+        ["dataset=table", "dataset.file=' '"],
+        ["dataset=table", "dataset.file=x.csv", "dataset.root="],
+        ["dataset=huggingface", "dataset.path="],
+        ["source=npz", "source.file="],
+        ["weights=file", "weights.path="],
+        ["sweep.store="],
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(typed):
+    key = typed[-1].partition("=")[0]
+    with pytest.raises(FrostlineError, match=rf"^{key}: found an empty text; give a path"):
+        compose.experiment(typed)

@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from frostline.schema.types import NonNegative, Positive, Probability, Seed, Share, Strict
+from frostline.schema.types import NonNegative, PathText, Positive, Probability, Seed, Share, Strict
 
 LATER_KEYS = ("folds", "fold", "test_sets", "selection", "task")
 """Keys of data sets that are not part of a config where they are null."""
@@ -33,11 +33,11 @@ class TestSet(Strict):
 
     __test__ = False  # It is no class of tests.
 
-    root: str | None = None
+    root: PathText | None = None
     """Of an `image_folder`: the folder of the images. Of a `table`: as `dataset.root`."""
-    file: str | None = None
+    file: PathText | None = None
     """Of a `table` or `npz`: the file."""
-    path: str | None = None
+    path: PathText | None = None
     """Of `huggingface`: the folder."""
 
 
@@ -115,7 +115,7 @@ class FashionMnist(_Dataset):
     """70,000 Fashion-MNIST images, 28×28 grey, from IDX files."""
 
     kind: Literal["fashion_mnist"]
-    root: str | None
+    root: PathText | None
     """Folder of the four IDX files; null: Debian's package, else torchvision's download."""
 
 
@@ -124,7 +124,7 @@ class ImageFolder(_Dataset):
 
     location = "root"
     kind: Literal["image_folder"]
-    root: str
+    root: PathText
     """Folder of the images."""
 
 
@@ -192,9 +192,9 @@ class Table(_Columned):
 
     location = "file"
     kind: Literal["table"]
-    file: str
+    file: PathText
     """The file."""
-    root: str | None
+    root: PathText | None
     """Folder that the paths of the images start from; null: the file's folder."""
 
 
@@ -203,7 +203,7 @@ class HuggingFace(_Columned):
 
     location = "path"
     kind: Literal["huggingface"]
-    path: str
+    path: PathText
     """The folder."""
 
 
@@ -212,7 +212,7 @@ class Npz(_Columned):
 
     location = "file"
     kind: Literal["npz"]
-    file: str
+    file: PathText
     """The file."""
 
 

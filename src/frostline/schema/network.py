@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import Field, field_validator
 
-from frostline.schema.types import Strict
+from frostline.schema.types import PathText, Strict
 
 
 class Mlp(Strict):
@@ -80,7 +80,7 @@ class PretrainWeights(Strict):
     """The weights of the `pretrain` stage."""
 
     kind: Literal["pretrain"]
-    path: str | None
+    path: PathText | None
     """A weights.safetensors; null: the study's, if they are of this config, else those of a pretraining that
     runs first."""
     head: Head
@@ -96,7 +96,7 @@ class FileWeights(Strict):
     """A file of weights: safetensors of frostline or timm, or a state dict saved by torch."""
 
     kind: Literal["file"]
-    path: str
+    path: PathText
     """The file."""
     head: Head
     key: str | None = None

@@ -22,7 +22,7 @@ from frostline.schema.training import (
     Regularizer,
     Trainer,
 )
-from frostline.schema.types import Seed, Strict
+from frostline.schema.types import PathText, Seed, Strict
 
 Folds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
@@ -169,7 +169,7 @@ class Experiment(Hyperparameters, _Transfer):
     """The config of -m; single runs ignore it."""
     gate: dict[str, float]
     """Path of a metric in report.json, such as arms.full.test.accuracy.mean → lowest value that passes."""
-    out: str | None
+    out: PathText | None
     """Folder for the results of a single run; null: runs/<stage>/<name>."""
 
     @model_validator(mode="after")

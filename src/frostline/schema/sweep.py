@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from frostline.schema.types import Seed, Strict
+from frostline.schema.types import PathText, Seed, Strict
 
 
 class GridSampler(Strict):
@@ -109,7 +109,7 @@ class Sweep(Strict):
         ),
     ]
     """The name of the study; null: derived from the stage and the search space."""
-    store: str | None
+    store: PathText | None
     """Optuna's storage: a URL, or a file that ends in .journal; null: .frostline/sweeps/<name>.db."""
     failures: Annotated[int, Field(ge=1)]
     """The sweep stops after this many failures with the same error."""

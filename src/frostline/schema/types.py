@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -10,6 +10,19 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def _not_empty(path: str) -> str:
+    """Refuse an empty text, which would stand for the current folder."""
+    if not path.strip():
+        raise ValueError(
+            "found an empty text; give a path (an empty shell variable?), or '.' for the current folder"
+        )
+    return path
+
+
+PathText = Annotated[str, AfterValidator(_not_empty)]
+"""The path of a file or folder."""
 
 
 class Strict(BaseModel):
