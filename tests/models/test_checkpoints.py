@@ -206,10 +206,12 @@ def test_code_beside_the_tensors_is_not_executed(place, legacy, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("w.pth", b"", "holds more than tensors, or is damaged"),
+        ("w.pth", b"", "w.pth is empty; copy or download it again"),
+        ("w.pth", b"\n<HTML>404", "w.pth is an HTML page, not weights (a failed download?)"),
         ("w.ckpt", b"PK\x03\x04 not an archive", "holds more than tensors, or is damaged"),
-        ("w.safetensors", b"", "is damaged"),
-        ("w.safetensors", b"<!doctype html><html></html>", "is damaged"),
+        ("w.safetensors", b"", "w.safetensors is empty"),
+        ("w.safetensors", b"<!doctype html><html></html>", "w.safetensors is an HTML page"),
+        ("w.safetensors", b"no header", "is damaged"),
         (
             "w.safetensors",
             b"version https://git-lfs.github.com/spec/v1\n",
@@ -253,3 +255,33 @@ def test_the_content_says_what_a_file_is_not_its_name(tmp_path):
     torch.save(state_of(), tmp_path / "w.safetensors")
     for path in tmp_path.iterdir():
         assert taken(path)[1] == []
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    ("convert", "sentence"),
+    [
+        (
+            lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+            "conv.weight is quantized (qint8); save",
+        ),
+        (lambda t: t.to("meta"), "conv.weight is on the device meta, without values; load"),
+        (lambda t: t.int(), "conv.bias is int32, and the network wants float32; save"),
+        (lambda t: t.bool(), "conv.bias is bool, and the network wants float32; save"),
+        (lambda t: t.to(torch.complex64), "conv.bias is complex64, and the network wants float32; save"),
+    ],
+)
+def test_weights_that_are_no_floating_point_numbers_are_refused(convert, sentence, tmp_path):
+    state = {name: convert(t) if t.is_floating_point() else t for name, t in state_of(Normalized()).items()}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(FrostlineError) as caught:
+        taken(tmp_path / "w.pth", Normalized())
+    assert sentence in str(caught.value)
+
+
+def test_half_precision_and_counts_as_other_integers_are_taken(tmp_path):
+    state = state_of(Normalized())
+    halves = {name: t.half() if t.is_floating_point() else t.int() for name, t in state.items()}
+    torch.save(halves, tmp_path / "w.pth")
+    found, _ = taken(tmp_path / "w.pth", Normalized())
+    assert all(torch.equal(found[name], halves[name].to(found[name].dtype)) for name in found.keys() - HEAD)

@@ -133,6 +133,12 @@ def set_aside(path: Path, why: str) -> None:
     print(f"frostline: warning: {path} {why}; {then}", file=sys.stderr, flush=True)
 
 
+def is_html(content: bytes) -> bool:
+    """Return whether a file that begins with `content` is an HTML page, as failed downloads are."""
+    start = content[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return start.startswith((b"<!doctype html", b"<html", b"<head", b"<body"))
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     """Yield the files in a folder and its subfolders, links followed; a link to a folder above is skipped."""
     above = {folder: {_identity(folder)}}

@@ -63,7 +63,8 @@ def read(path: Path, key: str | None) -> tuple[State, str]:
         If there is only one, it is returned whatever the key, which may be a prefix of tensor names instead.
 
     Raises:
-        FrostlineError: the file is damaged, contains code, no state dict, several, or none of that name.
+        FrostlineError: the file is damaged, contains code, no state dict, several, or none of that name; or a
+            tensor is quantized, or has no values.
     """
     try:
         # As a stream, since torch would also consider the file's name.
@@ -81,7 +82,27 @@ def read(path: Path, key: str | None) -> tuple[State, str]:
     if not state_dicts:
         raise FrostlineError(f"weights.path: {path} is not a state dict; save the model's state_dict()")
     name = choose(state_dicts, key if len(state_dicts) > 1 else None, path)
+    _check_values(state_dicts[name], path)
     return state_dicts[name], name
+
+
+def _check_values(state: State, path: Path) -> None:
+    """Refuse tensors that have no floating-point values to copy."""
+    for name, tensor in state.items():
+        if tensor.is_quantized:
+            fault = (
+                f"is quantized ({type_name(tensor.dtype)}); save the state_dict() of the model before that"
+            )
+        elif tensor.is_meta:
+            fault = "is on the device meta, without values; load the model's weights before you save them"
+        else:
+            continue
+        raise FrostlineError(f"weights.path: {path}: {name} {fault}")
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """Return the name of a type of numbers, such as ``float32``."""
+    return str(dtype).removeprefix("torch.")
 
 
 def choose(weights: Mapping[str, Any], key: str | None, source: object) -> str:

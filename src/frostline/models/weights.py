@@ -1,7 +1,7 @@
 """Load and save weights strictly: every key is accounted for, and no pickle is executed."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from frostline.base.files import write_bytes
+from frostline.base.files import is_html, write_bytes
 from frostline.base.formats import canonical_json, parsed_json
 from frostline.base.names import nfc
 from frostline.base.run_folder import CHECKPOINTS, METADATA
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import Say, no_output
 from frostline.models import checkpoints
+from frostline.models.checkpoints import State, type_name
 from frostline.models.head_init import RANDOM, HeadInit
 from frostline.models.initial_weights import InitialWeights
 
@@ -69,7 +70,7 @@ def transfer(
         source: name of the weights in errors.
 
     Raises:
-        FrostlineError: no key matches, one is missing or unexpected, or a shape differs.
+        FrostlineError: no key matches, one is missing or unexpected, or a shape or kind of numbers differs.
     """
     own = model.state_dict()
     reset = frozenset(head) if reset_head else frozenset()
@@ -92,6 +93,7 @@ def transfer(
             f"{source}: {shapes[0]} has shape {there}, the network wants {here};"
             " use the backbone, input.size and input.channels that the weights were made with"
         )
+    _check_types(own, state, sorted(wanted & available), source)
     missing, unexpected = sorted(wanted - available), sorted(available - wanted)
     if missing or unexpected:
         raise FrostlineError(
@@ -100,6 +102,19 @@ def transfer(
         )
     model.load_state_dict({k: state[k] for k in wanted}, strict=False)
     return LoadReport(tuple(sorted(wanted)), (), tuple(unexpected), tuple(sorted(reset & own.keys())))
+
+
+def _check_types(own: State, state: State, names: Sequence[str], source: str) -> None:
+    """Refuse integers for floating-point numbers, and complex numbers for real ones."""
+    for name in names:
+        there, here = state[name].dtype, own[name].dtype
+        if (here.is_floating_point and not there.is_floating_point) or (
+            there.is_complex and not here.is_complex
+        ):
+            raise FrostlineError(
+                f"{source}: {name} is {type_name(there)}, and the network wants {type_name(here)}; save the"
+                " weights as floating-point numbers"
+            )
 
 
 def save(path: Path, state: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
@@ -148,7 +163,13 @@ def load_entry(
     if not path.is_file():
         raise FrostlineError(f"weights.path: {path} is not a file; name a .safetensors or .pth")
     with path.open("rb") as stream:
-        begin = stream.read(24)
+        begin = stream.read(512)
+    if not begin:
+        raise FrostlineError(f"weights.path: {path} is empty; copy or download it again")
+    if is_html(begin):
+        raise FrostlineError(
+            f"weights.path: {path} is an HTML page, not weights (a failed download?); download it again"
+        )
     if begin.startswith(b"version https://git-lfs"):
         raise FrostlineError(f"weights.path: {path} is a pointer of Git LFS; run git lfs pull")
     if path.suffix == ".json":

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from frostline.base.files import is_html
 from frostline.console.errors import FrostlineError, OutOfResources
 from frostline.console.units import size
 from frostline.data.reading.endings import lacks_end
@@ -274,10 +275,9 @@ def _mode(image: Image.Image, header: Header) -> str:
 
 
 def _unidentified(content: bytes) -> str:
-    start = content[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+    if is_html(content):
         return "is an HTML page, not an image (a failed download?): download it again"
-    if start.startswith(b"version https://git-lfs"):
+    if content.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the image: run git lfs pull"
     if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
         return "is HEIC, for which no decoder is installed: convert it to JPEG or PNG"
