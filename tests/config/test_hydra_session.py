@@ -304,8 +304,12 @@ def test_an_unknown_key_of_a_sweep_is_one_sentence_at_the_command_line(warm, pro
 
 def test_a_list_with_umlauts_is_shown_with_the_quotes_that_it_needs():
     with pytest.raises(FrostlineError) as refused:
-        compose.experiment(["dataset=table", "dataset.file=a.csv", "dataset.classes=[Blumen, Früchte]"])
-    assert str(refused.value).endswith("need quotes; write \"dataset.classes=[Blumen,'Früchte']\"")
+        compose.experiment(
+            ["dataset=table", "dataset.file=a.csv", "dataset.classes=[Blumen, Früchte, Houses (old)]"]
+        )
+    assert str(refused.value).endswith(
+        "need quotes; write \"dataset.classes=[Blumen,'Früchte','Houses (old)']\""
+    )
     quoted = str(refused.value).split('"')[1]
     composed, _ = compose.experiment(["dataset=table", "dataset.file=a.csv", quoted])
-    assert composed.dataset.classes == ["Blumen", "Früchte"]
+    assert composed.dataset.classes == ["Blumen", "Früchte", "Houses (old)"]

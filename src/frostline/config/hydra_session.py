@@ -44,6 +44,8 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against
 resolvers.register()
 
 OVERRIDE_LENGTH = 20_000
+PLAIN_WORD = re.compile(r"[\w./ -]*", re.ASCII)
+"""A word of a list that needs no quotes in an override."""
 FREE_KEYS = ("options", "groups", "gate")
 """Dictionaries with arbitrary keys."""
 OPTIONAL_KEYS = frozenset(
@@ -239,18 +241,18 @@ def _loader() -> Any:
 def _with_quotes(text: str) -> str | None:
     """Return an override with the quotes that words of its list need in Hydra; None: it needs none."""
     key, equals, value = text.partition("=")
-    if not equals or not value.startswith("[") or value.isascii() or re.search("['\"{}]", value):
+    if not equals or not (value.startswith("[") and value.endswith("]")) or re.search("['\"{}]", value):
         return None
-    words = (word.strip() for word in value.strip("[]").split(","))
-    quoted = ",".join(word if word.isascii() else f"'{word}'" for word in words)
-    return f"{key}=[{quoted}]"
+    words = [word.strip() for word in value[1:-1].split(",")]
+    quoted = [word if PLAIN_WORD.fullmatch(word) else f"'{word}'" for word in words]
+    return f"{key}=[{','.join(quoted)}]" if all(words) and quoted != words else None
 
 
 def _parse_error(text: str, error: Exception) -> str:
     if isinstance(error, RecursionError):
         return f"{short(text)}: nested too deeply; write it flatter"
     if quoted := _with_quotes(text):
-        return f'{short(text)}: a list\'s words with other letters than a to z need quotes; write "{quoted}"'
+        return f'{short(text)}: words of this list need quotes; write "{quoted}"'
     reason = re.search(r"Error while evaluating '[^\n]*?': (?:\w+: )?([^\n]*)", str(error))
     why = f" ({short(reason[1])})" if reason else ""
     return f"{short(text)!r} is not an override{why}; write key=value, such as seed=1"

@@ -340,6 +340,18 @@ def test_classes_that_hold_the_same_folders_are_warned_of(tmp_path):
     )
 
 
+def test_classes_that_hold_folders_only_are_warned_of(tmp_path):
+    """A root that is one folder too high."""
+    files(tmp_path / "icons", clock__png=2, flag__png=2)
+    files(tmp_path / "stamps", birds__png=2, fruit__png=2)
+    (warning,) = scan(tmp_path).warnings
+    assert warning.startswith(
+        "the classes are icons, stamps; each holds folders only, as icons does clock, flag,"
+    )
+    files(tmp_path, icons__png=1)
+    assert scan(tmp_path).warnings == ()
+
+
 def test_many_files_left_out_are_counted_by_kind(tmp_path):
     plant(tmp_path)
     files(tmp_path, cat__dat=5, dog__txt=1)

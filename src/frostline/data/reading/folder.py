@@ -234,12 +234,14 @@ def _check_like_splits(root: Path, folders: Sequence[str], place: str) -> None:
 
 
 def _alike_inside(folders: Sequence[_ClassFolder]) -> Iterator[str]:
-    """Warn about classes that contain only folders of the same names, which may be the classes."""
+    """Warn about classes that all contain nothing but folders, which may be the classes."""
     inside = [_only_folders(folder.path) for folder in folders if folder.split in ("", "train")]
-    if len(inside) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside):
+    if len(inside) > 1 and all(len(names) > 1 for names in inside):
         named = some(printable(folder.name) for folder in folders[: len(inside)])
+        same = all(names == inside[0] for names in inside)
+        held = "the folders" if same else f"folders only, as {printable(folders[0].name)} does"
         yield (
-            f"the classes are {named}; each holds the folders {some(inside[0])}, which are passed over (if "
+            f"the classes are {named}; each holds {held} {some(inside[0])}, which are passed over (if "
             "these are the classes, make them the folders of dataset.root)"
         )
 
