@@ -332,7 +332,9 @@ def wait_for(condition, what: str, log: Path | None = None) -> None:
 
 def test_without_a_terminal_long_work_says_lines(reproduced):
     _, output = reproduced
-    assert re.search(r"^finetune full · seed 0 \(1/2\): 4/4 val/accuracy 0\.\d+, \d+\.\d s$", output, re.M)
+    assert re.search(
+        r"^finetune full · seed 0 \(1/2\): 4/4 val/accuracy 0\.\d+ after epoch \d, \d+\.\d s$", output, re.M
+    )
     assert "\r" not in output
     assert "\x1b" not in output
 

@@ -16,6 +16,21 @@ def test_a_watched_plan_names_what_it_waits_for(monkeypatch, capsys):
     assert capsys.readouterr().err == "loading PyTorch and building the network …\n"
 
 
+def test_an_error_says_that_the_study_of_params_yaml_was_planned(tmp_path, monkeypatch, capsys):
+    """Keys that nobody typed may be to blame."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    data = "defaults: [{override /dataset: image_folder}]\ndataset: {root: away}\n"
+    (tmp_path / "conf/experiment/mine.yaml").write_text(f"# @package _global_\n{data}")
+    (tmp_path / "params.yaml").write_text("experiment: mine\n")
+    assert main.main(["plan", "freeze=full"]) == 2
+    assert capsys.readouterr().err.endswith(
+        " (with the study of params.yaml; experiment=null plans without it)\n"
+    )
+    assert main.main(["plan", "experiment=mine", "freeze=full"]) == 2
+    assert "params.yaml" not in capsys.readouterr().err
+
+
 def test_plan_says_what_would_train(shell):
     words = [
         "plan",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.commands import options
+from frostline.console.errors import FrostlineError
 from frostline.console.progress import waiting
 
 CLASSES = 10
@@ -64,10 +65,16 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.pipeline import standalone
     from frostline.pipeline.compose import study
 
-    composed, choices = compose.experiment(study.on_selection(arguments.overrides))
-    data: Any = arguments.images, arguments.classes
-    if not arguments.images:  # before torch is imported
-        data, _ = standalone.prepared(composed, "source" if arguments.stage == "pretrain" else "target")
+    overrides = study.on_selection(arguments.overrides)
+    try:
+        composed, choices = compose.experiment(overrides)
+        data: Any = arguments.images, arguments.classes
+        if not arguments.images:  # before torch is imported
+            data, _ = standalone.prepared(composed, "source" if arguments.stage == "pretrain" else "target")
+    except FrostlineError as error:
+        if len(overrides) > len(arguments.overrides):
+            error.args = (f"{error} (with the study of params.yaml; experiment=null plans without it)",)
+        raise
     with waiting("loading PyTorch and building the network"):
         from frostline.planning import plan, text
 
