@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -68,7 +69,8 @@ def read(path: Path, key: str | None) -> tuple[State, str]:
     """
     try:
         # As a stream, since torch would also consider the file's name.
-        with _placeholders(path), path.open("rb") as stream:
+        with _placeholders(path), path.open("rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of torch, about kinds of tensors that it drops
             content = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
