@@ -160,3 +160,30 @@ def test_an_empty_path_is_not_the_current_folder(typed):
     key = typed[-1].partition("=")[0]
     with pytest.raises(FrostlineError, match=rf"^{key}: found an empty text; give a path"):
         compose.experiment(typed)
+
+
+@pytest.mark.parametrize(
+    ("out", "typed", "sentence"),
+    [
+        ("photos", ["dataset=image_folder", "dataset.root=photos"], "out: photos is dataset.root=photos;"),
+        ("./photos/run", ["dataset=image_folder", "dataset.root=photos"], "out: ./photos/run is inside "),
+        (".", ["dataset=image_folder", "dataset.root=photos"], "out: . contains dataset.root=photos;"),
+        ("link", ["dataset=huggingface", "dataset.path=photos"], "out: link is dataset.path=photos;"),
+        ("photos", ["dataset=table", "dataset.file=photos/x.csv"], "out: photos contains dataset.file="),
+        ("photos", ["source=npz", "source.file=photos/x.npz"], "out: photos contains source.file="),
+    ],
+)
+def test_an_output_folder_is_apart_from_the_data(out, typed, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to("photos")
+    with pytest.raises(FrostlineError) as caught:
+        compose.experiment([*typed, f"out={out}"])
+    assert str(caught.value).startswith(sentence)
+    assert compose.experiment([*typed, "out=photos of a run"])[0].out == "photos of a run"
+
+
+def test_runs_may_be_beside_a_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    composed, _ = compose.experiment(["dataset=table", "dataset.file=x.csv", "dataset.root=.", "out=run"])
+    assert composed.out == "run"

@@ -1,11 +1,13 @@
 """Configs of an experiment and of each stage of the pipeline."""
 
+import os
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from frostline.base.repetitions import Repetition, repetitions
-from frostline.schema.data import Augment, Channels, Dataset, Input, is_multi_label
+from frostline.schema.data import Augment, Channels, Dataset, Input, Table, is_multi_label
 from frostline.schema.measurement import Measurement, Tta
 from frostline.schema.network import Backbone, Weights, needs_pretraining
 from frostline.schema.sweep import Sweep
@@ -138,6 +140,26 @@ def check_task(dataset: Dataset, config: Hyperparameters, keys: tuple[str, str])
         )
 
 
+def check_apart(out: str, dataset: Dataset, key: str) -> None:
+    """Reject an output folder that is the data set's, contains it, or is among its images.
+
+    Args:
+        key: that of the data set, for errors.
+    """
+    folder = Path(os.path.realpath(out))
+    for name in ("root", "file", "path"):
+        typed = getattr(dataset, name, None)
+        if typed is None:
+            continue
+        data = Path(os.path.realpath(Path(typed).expanduser()))
+        inside = name != "file" and not isinstance(dataset, Table) and folder.is_relative_to(data)
+        if inside or data.is_relative_to(folder):
+            relation = "is" if data == folder else "is inside" if inside else "contains"
+            raise ValueError(
+                f"out: {out} {relation} {key}.{name}={typed}; name a folder apart from the data set"
+            )
+
+
 # Pydantic orders fields by base class, the last one first: written configs begin with names and data.
 
 
@@ -177,6 +199,9 @@ class Experiment(Hyperparameters, _Transfer):
         for check in (check_task, check_selection):
             check(self.dataset, self, ("dataset", ""))
             check(self.source, self.pretrain, ("source", "pretrain."))
+        if self.out is not None:
+            for key in ("dataset", "source"):
+                check_apart(self.out, getattr(self, key), key)
         return self
 
 
