@@ -1,4 +1,5 @@
 import copy
+import json
 
 import pytest
 from tests.tiny import RUN, run_config
@@ -187,3 +188,18 @@ def test_runs_may_be_beside_a_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     composed, _ = compose.experiment(["dataset=table", "dataset.file=x.csv", "dataset.root=.", "out=run"])
     assert composed.out == "run"
+
+
+@pytest.mark.parametrize(
+    ("typed", "quoted"),
+    [("[false,true]", '["false","true"]'), ("[0.0,1.0]", '["0.0","1.0"]'), ("[a,null]", '["a","null"]')],
+)
+def test_names_of_classes_that_are_no_text_are_to_be_quoted(typed, quoted):
+    table = ["dataset=table", "dataset.file=x.csv"]
+    with pytest.raises(
+        FrostlineError, match=r"^dataset\.classes: found .*, which are not all text"
+    ) as caught:
+        compose.experiment([*table, f"dataset.classes={typed}"])
+    assert f"quote each name: 'classes={quoted}'" in str(caught.value)
+    names = compose.experiment([*table, f"dataset.classes={quoted}"])[0].dataset.classes
+    assert names == json.loads(quoted)

@@ -1,5 +1,6 @@
 """Configs of data: where images come from, how they are split, resized and augmented."""
 
+import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -154,6 +155,14 @@ class Columns(Strict):
         return {key: value for key, value in data.items() if value is not None or key != "labels"}
 
 
+def _texts(names: Any) -> Any:
+    """Refuse names that YAML and Hydra read as truth values, fractions or null."""
+    if isinstance(names, list) and any(type(name) in (bool, float, type(None)) for name in names):
+        quoted = ",".join(json.dumps(name if type(name) is str else json.dumps(name)) for name in names)
+        raise ValueError(f"found {names!r}, which are not all text; quote each name: 'classes=[{quoted}]'")
+    return names
+
+
 def _different(names: list[str]) -> list[str]:
     if len(names) < 2:
         raise ValueError(f"{len(names)} names; a classifier needs at least two, or null for all that occur")
@@ -175,7 +184,7 @@ class _Columned(_Tasked):
     columns: Columns
     group: str | None
     """The column whose values, such as patients, are never divided between splits; null: columns.group."""
-    classes: Annotated[list[ClassName], AfterValidator(_different)] | None
+    classes: Annotated[list[ClassName], BeforeValidator(_texts), AfterValidator(_different)] | None
     """Class names in the order of the network's outputs; null: sorted."""
 
     @model_validator(mode="after")
