@@ -191,3 +191,14 @@ def test_folds_of_several_labels(root, tmp_path):
     index = prepare(several(lists(root), folds=3), tmp_path / "data")
     assert index.fold_splits is not None
     assert ((index.fold_splits == "test").sum(axis=1) == 1).all()
+
+
+def test_a_missing_column_of_labels_names_the_other_form(root):
+    rows = [["0.png", 1, 0], ["1.png", 0, 1]]
+    file = write_table(root / "hot.csv", rows, ["image", "a", "b"])
+    with pytest.raises(
+        FrostlineError, match=r"or for a column of 0 and 1 per class 'dataset\.columns\.labels="
+    ):
+        open_source(table(file, task="multi_label").dataset)
+    with pytest.raises(FrostlineError, match=r"set dataset\.columns\.label=COLUMN$"):
+        open_source(table(file).dataset)

@@ -118,6 +118,8 @@ def used_columns(dataset: Columned, present: Sequence[str], place: str) -> dict[
             )
         near = difflib.get_close_matches(name, present, n=1)
         fix = shlex.quote(f"{key}={printable(near[0])}") if near else f"{key}=COLUMN"
+        if role == "label" and dataset.task == "multi_label":
+            fix += ", or for a column of 0 and 1 per class 'dataset.columns.labels=[COLUMN,COLUMN]'"
         raise FrostlineError(
             f"{place} has no column {name!r} ({key}); {allowed(name, map(printable, present))}; set {fix}"
         )
