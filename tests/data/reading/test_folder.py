@@ -360,3 +360,32 @@ def test_many_files_left_out_are_counted_by_kind(tmp_path):
         "6 files whose names are not images' were left out (.dat ×5, .txt ×1): cat/0.dat, cat/1.dat, "
         "cat/2.dat and 3 more"
     )
+
+
+def test_images_without_a_suffix_are_to_be_renamed_not_converted(tmp_path):
+    plant(tmp_path, ("cat", "dog"), images=2)
+    for path in list((tmp_path / "dog").iterdir()):
+        path.rename(path.with_suffix(""))
+    with pytest.raises(
+        FrostlineError, match=r"'dog' but no suffix ×2, with the content of images: give the"
+    ) as c:
+        scan(tmp_path)
+    assert "suffix, such as .jpg or .png" in str(c.value)
+    for path in (tmp_path / "dog").iterdir():
+        path.write_text("no image")
+    with pytest.raises(FrostlineError, match=r"no suffix ×2, which can't be read as images: convert them"):
+        scan(tmp_path)
+
+
+def test_the_root_of_the_file_system_is_no_data_set():
+    with pytest.raises(FrostlineError, match=r"/ is the root of the file system: give the folder of the ima"):
+        scan(Path("/"))
+
+
+def test_a_link_that_vanishes_is_a_problem(tmp_path, monkeypatch):
+    root = plant(tmp_path / "photos", ("cat", "dog"), images=2)
+    (root / "dog" / "gone").symlink_to(root / "nowhere")
+    (root / "dog" / "gone.png").symlink_to(root / "nowhere")
+    monkeypatch.setattr(Path, "readlink", lambda path: path.stat())  # as in /proc, which has no target
+    reasons = {problem.key: problem.reason for problem in scan(root).problems}
+    assert reasons["dog/gone.png"] == "is missing: restore it"

@@ -135,11 +135,11 @@ def read_bytes(path: Path, name: str) -> bytes:
 def unreadable(path: Path, error: OSError) -> str:
     """Return the reason why `path` can't be read, and how to fix it."""
     if isinstance(error, FileNotFoundError):
-        if path.is_symlink():
-            return (
-                f"is a link to {path.readlink()}, which doesn't exist: remove the link or restore its target"
-            )
-        return "is missing: restore it"
+        try:
+            target = path.readlink()
+        except OSError:  # no link, or one without a target, as in /proc
+            return "is missing: restore it"
+        return f"is a link to {target}, which doesn't exist: remove the link or restore its target"
     if isinstance(error, PermissionError):
         return "can't be read (permission denied): give yourself the right to read it (chmod u+rX)"
     if error.errno == errno.ELOOP:

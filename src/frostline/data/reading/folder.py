@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from PIL import Image
+
 from frostline.base.names import nfc, unicode_form
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.checks import NAMED, check_class_sets, check_classes, some, tally
-from frostline.data.reading.decode import printable, unreadable
+from frostline.data.reading.decode import FORMATS, printable, unreadable
 from frostline.data.reading.source import FileEntry, FileSource
 from frostline.data.reading.walk import Identity, Problem, ScanLog, identity, is_image_name, list_folder, walk
 
@@ -83,7 +85,9 @@ class _ClassFolder:
 
 
 def _check_root(root: Path, place: str) -> None:
-    """Refuse a root that can't be listed."""
+    """Refuse a root that can't be listed, and that of the file system."""
+    if os.path.realpath(root) == os.sep:
+        raise FrostlineError(f"{place} is the root of the file system: give the folder of the images")
     try:
         next(root.iterdir(), None)
     except FileNotFoundError:
@@ -175,9 +179,21 @@ def _check_empty(folders: Sequence[_ClassFolder], log: ScanLog, place: str) -> N
     else:
         which = f"{len(empty)} class folders, {some(repr(folder.key) for folder in empty)}"
         what = "add some or remove the folders"
-    if others:
+    if any(_is_image_inside(log.root / key) for key in others[:NAMED]):
+        holds = f" but {tally(others)}, with the content of images"
+        what = f"give the files their format's suffix, such as .jpg or .png, {what}"
+    elif others:
         what = f"convert them to JPEG or PNG, {what}"
     raise FrostlineError(f"{place} has no images in {which}{holds}: {what}")
+
+
+def _is_image_inside(path: Path) -> bool:
+    """Return whether a file without an image's name has the content of an image."""
+    try:
+        with Image.open(path, formats=FORMATS):
+            return True
+    except Exception:  # Pillow raises many kinds for files that are no images
+        return False
 
 
 def _only_folders(folder: Path) -> list[str]:

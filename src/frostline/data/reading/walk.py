@@ -64,14 +64,19 @@ Identity = tuple[int, int]
 
 def walk(folder: Path, key: str, log: ScanLog, above: frozenset[Identity]) -> Iterator[str]:
     """Yield the keys, in NFC, of the images in a class folder and its subfolders."""
-    if identity(folder) in above:
+    try:
+        own = identity(folder)
+    except OSError as error:  # removed since it was listed
+        log.problems.append(Problem(key, unreadable(folder, error)))
+        return
+    if own in above:
         log.problems.append(Problem(key, "is a link to a folder above it (a symlink loop): remove it"))
         return
     folders, images = list_folder(folder, key, log)
     for name in _apart(images, key, log):
         yield f"{key}/{nfc(name)}"
     for name in _apart(folders, key, log):
-        yield from walk(folder / name, f"{key}/{nfc(name)}", log, above | {identity(folder)})
+        yield from walk(folder / name, f"{key}/{nfc(name)}", log, above | {own})
 
 
 def _apart(names: Iterable[str], key: str, log: ScanLog) -> Iterator[str]:
