@@ -1,5 +1,6 @@
 """The image files that `frostline predict` is given, found without importing torch."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,12 +8,17 @@ from frostline.base.files import files_below
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading.bands import IMAGE_SUFFIXES
 from frostline.data.reading.checks import tally
-from frostline.data.reading.decode import suffix
+from frostline.data.reading.decode import printable, suffix
 from frostline.data.reading.table_file import TABLES, open_table
+from frostline.data.reading.tables import root_of
 from frostline.schema import Dataset, Table
 
 TRIED = 20
 """Of the first paths of a table, one has to exist; a table with one path is left to the prediction."""
+NO_IMAGES = frozenset(
+    (".txt", ".json", ".jsonl", ".xls", ".xlsx", ".npz", ".arrow", ".zip", ".tar", ".tgz", ".gz", ".7z")
+)
+"""Suffixes of files that hold lists, several images or archives."""
 IMAGE = "image"
 """The usual name of a table's column of images."""
 
@@ -26,11 +32,10 @@ def image_files(inputs: Sequence[str], trained_on: Dataset) -> list[Path]:
     Raises:
         FrostlineError: a folder has no image file, or a table no column of images.
     """
-    columns = (trained_on.columns.image, IMAGE) if isinstance(trained_on, Table) else (IMAGE,)
     files: list[Path] = []
     for path in map(Path, inputs):
         if suffix(path.name) in TABLES:
-            files += _listed(path, columns)
+            files += _listed(path, trained_on)
             continue
         if not path.is_dir():
             files.append(path)
@@ -42,23 +47,52 @@ def image_files(inputs: Sequence[str], trained_on: Dataset) -> list[Path]:
             holds = f"no image file but {tally(others)}" if others else "no file"
             raise FrostlineError(f"{path}: holds {holds}; name another folder, or the files")
         files += inside
+    if files and all(suffix(file.name) in NO_IMAGES for file in files):
+        raise FrostlineError(
+            f"{files[0]}: is no image file, folder of images, or table (CSV, TSV, Parquet) with their paths; "
+            "unpack archives, and save arrays as image files"
+        )
     return files
 
 
-def _listed(table: Path, columns: Sequence[str]) -> list[Path]:
-    """Return the paths in the first of the columns that a table has; they are relative to its folder."""
+def _listed(table: Path, trained_on: Dataset) -> list[Path]:
+    """Return the paths in a table's column of images.
+
+    They are relative to its folder; if the model was trained with this table, otherwise to `dataset.root`.
+    """
+    columns, roots = [IMAGE], [table.parent]
+    if isinstance(trained_on, Table):
+        columns = [trained_on.columns.image, IMAGE]
+        own = os.path.realpath(Path(trained_on.file).expanduser()) == os.path.realpath(table)
+        if own and trained_on.root is not None:
+            roots.append(root_of(trained_on))
     opened = open_table(table, str(table), columns[:1])
     column = next((name for name in columns if name in opened.columns), None)
     if column is None:
         wanted = " or ".join(map(repr, dict.fromkeys(columns)))
         names = allowed(columns[0], opened.columns)
         raise FrostlineError(f"{table}: has no column {wanted}; {names}: rename one")
-    paths = [table.parent / cell for _, (cell,) in opened.records([column])]
-    if len(paths) > 1 and not any(path.exists() for path in paths[:TRIED]):
+    cells = []
+    for row, (cell,) in opened.records([column]):
+        if not cell.strip():
+            raise FrostlineError(
+                f"{table}: row {row} has no path in column {column!r}; add it or remove the row"
+            )
+        if "://" in cell:
+            raise FrostlineError(
+                f"{table}: row {row} has the URL {printable(cell)}; download the images and list their paths"
+            )
+        cells.append(cell)
+    for root in roots:
+        if any((root / cell).exists() for cell in cells[:TRIED]):
+            return [root / cell for cell in cells]
+    if len(cells) > 1:
+        start = "its folder" + (f" or to dataset.root={roots[1]}" if len(roots) > 1 else "")
         raise FrostlineError(
-            f"{table}: {paths[0]} doesn't exist; paths in a table are relative to its folder: move it there"
+            f"{table}: {roots[0] / cells[0]} doesn't exist; paths in a table are relative to {start}: "
+            "move it there"
         )
-    return paths
+    return [roots[0] / cell for cell in cells]
 
 
 def _is_image(path: Path, folder: Path) -> bool:
