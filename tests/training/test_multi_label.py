@@ -172,6 +172,11 @@ def test_predict_lists_the_labels_above_their_thresholds(listed, study):
     assert set(shown[0]["probabilities"]) == set(CLASSES)
 
 
+def test_classes_that_are_called_like_columns_have_a_prefix():
+    (header,) = csv.reader(prediction.label_lines([], ["error", "image", "images"]))
+    assert header == ["image", "predictions", "class error", "class image", "images", "error"]
+
+
 def test_an_exported_model_knows_its_task_and_thresholds(study, tmp_path):
     trained = TrainedRun.read(study / "finetune" / "full" / "seed-0")
     exported = export.run(trained, "pt2", tmp_path / "model.pt2")

@@ -34,12 +34,13 @@ examples:
 Images are resized and normalized as in training, so a test image gets the same prediction as in the run's
 predictions.csv. A folder means all image files in it and its subfolders, a table (CSV, TSV, Parquet) those
 in the column that the model was trained with (dataset.columns.image), or in its column image. Paths in a
-table are relative to its folder.
+table are relative to its folder; those of the model's own table, otherwise to its dataset.root.
 
 The CSV has a row per image. Its columns are image, prediction, confidence, with --top-k the same two for the
 next classes, and error. With several labels per image, they are image, the predicted labels separated by ;,
-a probability per class, and error. The JSON has an object per image: image, and predictions or error. If an
-image can't be read, error says why, the others are classified, and the exit status is 2.
+a probability per class, and error; a class that is called like one of the others has the prefix "class ".
+The JSON has an object per image: image, and predictions or error. If an image can't be read, error says why,
+the others are classified, and the exit status is 2.
 
 --html also writes the images with their most probable classes as one HTML page that needs no other file."""
 

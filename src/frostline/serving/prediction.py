@@ -216,8 +216,13 @@ def _row(cells: list[Any]) -> str:
 
 
 def label_lines(predictions: Iterable[Prediction], classes: Sequence[str]) -> Iterator[str]:
-    """Yield the lines of a CSV file with the labels of each image, and a column per class."""
-    yield csv_text(["image", "predictions", *classes, "error"], [])
+    """Yield the lines of a CSV file with the labels of each image, and a column per class.
+
+    A class that is called like another column has the prefix ``class ``.
+    """
+    others = ("image", "predictions", "error")
+    named = [f"class {name}" if name in others else name for name in classes]
+    yield csv_text(["image", "predictions", *named, "error"], [])
     for prediction in predictions:
         shares = dict(prediction.best)
         cells = [joined(prediction.labels or ()), *(shares.get(name) for name in classes)]
