@@ -539,3 +539,15 @@ def test_many_rows_are_read_in_bounded_memory(tmp_path, capsys):
     assert np.bincount(source.rows.labels).tolist() == [rows // 100] * 100
     assert f"reading labels.csv: {rows}/" in capsys.readouterr().err
     assert peak < 512 * rows
+
+
+def test_images_inside_a_parquet_file_name_the_kind_that_reads_them(tmp_path):
+    images = [{"bytes": b"x", "path": "0.png"}, {"bytes": b"y", "path": None}]
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    content = pyarrow.table({"image": images, "label": ["cat", "dog"]})
+    parquet.write_table(content, tmp_path / "hub.parquet")
+    with pytest.raises(
+        FrostlineError, match=r"holds the images themselves.* set dataset=huggingface dataset"
+    ):
+        open_source(table(tmp_path / "hub.parquet").dataset)

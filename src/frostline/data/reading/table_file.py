@@ -248,6 +248,12 @@ def _as_text(table: TableFile, name: str, column: Any) -> list[str]:
         return ["" if names is None else json.dumps(names) for names in column.to_pylist()]
     tests = (types.is_string, types.is_large_string, types.is_integer, types.is_floating, types.is_boolean)
     if not any(test(kind) for test in tests):
+        if types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}:
+            raise FrostlineError(
+                f"{table.place}: column {printable(name)!r} holds the images themselves, as on the Hub of "
+                "Hugging Face; convert it with datasets.Dataset.from_parquet(FILE).save_to_disk(FOLDER), and "
+                "set dataset=huggingface dataset.path=FOLDER"
+            )
         raise FrostlineError(
             f"{table.place}: column {printable(name)!r} holds {kind}; allowed: text, numbers, booleans"
         )
