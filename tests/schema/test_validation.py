@@ -200,6 +200,6 @@ def test_names_of_classes_that_are_no_text_are_to_be_quoted(typed, quoted):
         FrostlineError, match=r"^dataset\.classes: found .*, which are not all text"
     ) as caught:
         compose.experiment([*table, f"dataset.classes={typed}"])
-    assert f"quote each name: 'classes={quoted}'" in str(caught.value)
+    assert f"quote each name: {quoted}" in str(caught.value)
     names = compose.experiment([*table, f"dataset.classes={quoted}"])[0].dataset.classes
     assert names == json.loads(quoted)

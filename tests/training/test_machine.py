@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib
+import os
 
 import pytest
 import torch
@@ -41,10 +42,15 @@ def test_threads_and_algorithms_are_pinned_and_new_memory_is_not_filled_in_vain(
 )
 def test_threads_that_have_to_wait_for_a_processor_are_named(monkeypatch, threads, available, used, said):
     monkeypatch.setattr(machine, "processors", lambda: available)
+    monkeypatch.setattr(os, "cpu_count", lambda: available)
     monkeypatch.setattr(machine, "used_by_others", lambda: used)
     reason = machine.why_slow(threads)
     assert (reason or "").startswith(said or "")
     assert (reason is None) == (said is None)
+    monkeypatch.setattr(
+        os, "cpu_count", lambda: 64
+    )  # of which this process may use some: others' use is unknown
+    assert threads > available or machine.why_slow(threads) is None
 
 
 @pytest.mark.usefixtures("as_before")

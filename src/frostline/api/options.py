@@ -115,8 +115,8 @@ def overrides_of(
     for key, value in data.items():
         if value is not None:
             overrides += _data(key, value, several=several)
-    for name, given in options.items():
-        value = _plain(given)
+    for name, option in options.items():
+        value = _plain(option)
         if name in (*DATA, "overrides") or value is None:
             continue
         if _is_list(value) and not several:

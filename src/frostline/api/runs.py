@@ -2,6 +2,7 @@
 
 import os
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -138,8 +139,9 @@ class Run:
 
         Args:
             images: a file, a folder, an image of Pillow, a uint8 array, (H, W), (H, W, 3), (N, H, W) or
-                (N, H, W, 3), channels last, with the channels or uint16 of the training images; or a list
-                of these.
+                (N, H, W, 3), with the channels or uint16 of the training images; or a list of these. Three or
+                four grey images for a network of colour images have to be a list, since an array of this
+                shape may have its channels first.
             batch_size: images per forward pass; None: the run's.
 
         Returns:
@@ -205,7 +207,7 @@ def _cell(value: float | None) -> str:
 
 
 def _check_batch_size(value: Any) -> None:
-    if value is not None and (not isinstance(value, int) or value < 1):
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
         raise FrostlineError(f"batch_size: found {value!r}; give a whole number above 0, or None")
 
 

@@ -76,7 +76,9 @@ class Comparison:
     varied: tuple[str, ...]
     """The parameters that differ."""
     unlisted: tuple[str, ...]
-    """Other parameters that differ: their values are long, or determined by an option in the name."""
+    """Other parameters that differ: their values are long, or determined by an option in the name.
+
+    Those of a freeze schedule that has a name of its own are left out."""
     metrics: tuple[str, ...]
     tested: str
     """The metric of the gains."""
@@ -170,7 +172,7 @@ def _with_gains(lines: Sequence[Configuration], metric: str) -> list[Configurati
 
 
 def _varied_params(configurations: Sequence[Mapping[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the parameters that differ: those with a column, and the others."""
+    """Return the parameters that differ: those with a column, and others; see `Comparison.unlisted`."""
 
     def of(params: Mapping[str, str], key: str) -> str:
         return params.get(key, "")

@@ -47,8 +47,11 @@ PLAIN_KEYS = ("input", "out", "pretrain", "seed", "seeds", "folds", "source", "s
 """Keys at the top that choose no option of a group."""
 IMAGES = "give image files, folders or tables"
 """What to do if images to predict are missing."""
-OVERRIDE = re.compile(r"(?<![\w./-])(?P<key>[a-z_]+(?:\.[a-z_]+)+)=(?P<value>[\w.-]*\w)")
-"""An override that an error proposes."""
+OVERRIDE = re.compile(
+    r"(?<![\w./'\"-])(?P<key>[a-z_]+(?:\.[a-z_]+)*\.(?!root\b|file\b|path\b)[a-z_]+)"
+    r"=(?P<value>[\w-]+(?:\.[0-9]+)?)(?![\w/=-])"
+)
+"""An override that an error proposes, other than of a path: params.yaml has those of a study."""
 ANY = "…"
 NEAR = 0.85
 """Similarity, from 0 to 1, above which a name is taken for a misspelling of another."""
@@ -65,10 +68,18 @@ def of_study(sentence: str) -> str | None:
 
     Stages take no overrides: their configs come from params.yaml and the experiment that it selects.
     """
-    match = OVERRIDE.search(sentence)
+    proposed = [*OVERRIDE.finditer(sentence)]
     params = project.find_root() / "params.yaml"
-    selection = read_yaml(params) if params.is_file() else None
-    if match is None or not isinstance(selection, dict):
+    if not proposed or not params.is_file():
+        return None
+    match = proposed[-1]  # what is wrong comes before the fix
+    if match.start() == 0:
+        return None
+    try:
+        selection = read_yaml(params)
+    except FrostlineError:  # the sentence is about another error
+        return None
+    if not isinstance(selection, dict):
         return None
     file = f"conf/experiment/{selection.get('experiment')}.yaml"
     place = file if (params.parent / file).is_file() else "the experiment that params.yaml selects"

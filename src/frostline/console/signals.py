@@ -112,7 +112,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
             _State.first()
             raise Interrupted(number)
     elif number != signal.SIGINT or now - _State.when < SAME_SECONDS:
-        return  # Schedulers repeat SIGTERM; only a second Ctrl-C asks for less than a clean end.
+        return  # Schedulers repeat SIGTERM; only a second Ctrl-C ends it without cleaning up.
     _exit()
 
 

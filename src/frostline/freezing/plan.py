@@ -177,7 +177,7 @@ class FreezePlan:
         return self.phases[len(starts) - 1].curve.factor(step - starts[-1], length)
 
     def next_change(self, starts: Sequence[int], step: int) -> int:
-        """Return the first step at which learning rates or momentum may change.
+        """Return the first step after `step` at which learning rates or momentum may change.
 
         This assumes that no phase ends early.
         """

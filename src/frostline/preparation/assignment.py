@@ -117,7 +117,8 @@ def _splits(rows: Rows, drawing: _Drawing) -> Assignment:
             f"the data set has no {split} split of its own: {count} of its {len(drawn)} training images are "
             f"taken for one, by dataset.split.{split}={share:g}{instead}"
         )
-    if lost := _untrained(drawing, splits):
+    # A rare label among several is only warned of, as `_unmeasured` does.
+    if rows.labels.ndim == 1 and (lost := _untrained(drawing, splits)):
         raise FrostlineError(
             f"dataset.split: groups and exact copies stay in one split, so that no training image of {lost} "
             "is left: give the class images in more groups, or remove it"

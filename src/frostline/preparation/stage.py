@@ -194,6 +194,11 @@ def _examined(
         ) from None
     if reading.problems and dataset.on_bad_image == "error":
         raise _refusal(source, reading.problems, place_of(dataset), bad_images)
+    if not len(reading.rows):
+        reasons = some(f"{problem.key} {problem.reason.partition(':')[0]}" for problem in reading.problems)
+        raise FrostlineError(
+            f"{place_of(dataset)} has no image that can be used: {reasons}; repair some of them"
+        )
     return reading
 
 
@@ -218,11 +223,6 @@ def _refusal(source: Source, problems: Sequence[Problem], place: str, bad_images
 def _index(dataset: schema.Dataset, reading: Reading) -> tuple[Index, list[Pair]]:
     """Return the index, and the pairs of near-duplicates in different splits."""
     rows, classes = reading.rows, reading.source.classes
-    if not len(rows):
-        reasons = some(f"{problem.key} {problem.reason.partition(':')[0]}" for problem in reading.problems)
-        raise FrostlineError(
-            f"{place_of(dataset)} has no image that can be used: {reasons}; repair some of them"
-        )
     check_rows(rows, classes, place_of(dataset))
     groups = groups_of(reading.digests)
     assignment = assign(rows, groups, dataset, classes)

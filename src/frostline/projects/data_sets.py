@@ -111,7 +111,7 @@ class DataSet:
                     arrow.read(dataset)
         except FrostlineError as error:
             text = str(error).replace(f"dataset.{dataset.location}: {self.place}", where)
-            raise FrostlineError(re.sub(r"(?:(?<=\()|(?<=set ))dataset(?=\.)", self.group, text)) from None
+            raise FrostlineError(re.sub(r"(?:(?<=[('])|(?<=set ))dataset(?=\.)", self.group, text)) from None
 
     def check_apart(self, other: "DataSet") -> None:
         """Refuse data sets of the same images: what the target is tested on would be trained on before.

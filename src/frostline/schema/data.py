@@ -159,7 +159,7 @@ def _texts(names: Any) -> Any:
     """Refuse names that YAML and Hydra read as truth values, fractions or null."""
     if isinstance(names, list) and any(type(name) in (bool, float, type(None)) for name in names):
         quoted = ",".join(json.dumps(name if type(name) is str else json.dumps(name)) for name in names)
-        raise ValueError(f"found {names!r}, which are not all text; quote each name: 'classes=[{quoted}]'")
+        raise ValueError(f"found {names!r}, which are not all text; quote each name: [{quoted}]")
     return names
 
 

@@ -7,7 +7,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from frostline.base.repetitions import Repetition, repetitions
-from frostline.schema.data import Augment, Channels, Dataset, Input, Table, is_multi_label
+from frostline.schema.data import (
+    Augment,
+    Channels,
+    Dataset,
+    HuggingFace,
+    ImageFolder,
+    Input,
+    is_multi_label,
+)
 from frostline.schema.measurement import Measurement, Tta
 from frostline.schema.network import Backbone, Weights, needs_pretraining
 from frostline.schema.sweep import Sweep
@@ -152,7 +160,7 @@ def check_apart(out: str, dataset: Dataset, key: str) -> None:
         if typed is None:
             continue
         data = Path(os.path.realpath(Path(typed).expanduser()))
-        inside = name != "file" and not isinstance(dataset, Table) and folder.is_relative_to(data)
+        inside = isinstance(dataset, ImageFolder | HuggingFace) and folder.is_relative_to(data)
         if inside or data.is_relative_to(folder):
             relation = "is" if data == folder else "is inside" if inside else "contains"
             raise ValueError(

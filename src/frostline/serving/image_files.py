@@ -72,24 +72,20 @@ def _listed(table: Path, trained_on: Dataset) -> list[Path]:
         wanted = " or ".join(map(repr, dict.fromkeys(columns)))
         names = allowed(columns[0], opened.columns)
         raise FrostlineError(f"{table}: has no column {wanted}; {names}: rename one")
-    cells = []
-    for row, (cell,) in opened.records([column]):
-        if not cell.strip():
-            raise FrostlineError(
-                f"{table}: row {row} has no path in column {column!r}; add it or remove the row"
-            )
-        if "://" in cell:
-            raise FrostlineError(
-                f"{table}: row {row} has the URL {printable(cell)}; download the images and list their paths"
-            )
-        cells.append(cell)
+    cells = [cell for _, (cell,) in opened.records([column])]
+    paths = [cell for cell in cells if cell.strip() and "://" not in cell]
+    if cells and not paths:
+        found = f"URLs such as {printable(cells[0])}" if cells[0].strip() else "no paths"
+        raise FrostlineError(
+            f"{table}: has {found} in column {column!r}; list the paths of images on this machine"
+        )
     for root in roots:
-        if any((root / cell).exists() for cell in cells[:TRIED]):
+        if any((root / path).exists() for path in paths[:TRIED]):
             return [root / cell for cell in cells]
-    if len(cells) > 1:
+    if len(paths) > 1:
         start = "its folder" + (f" or to dataset.root={roots[1]}" if len(roots) > 1 else "")
         raise FrostlineError(
-            f"{table}: {roots[0] / cells[0]} doesn't exist; paths in a table are relative to {start}: "
+            f"{table}: {roots[0] / paths[0]} doesn't exist; paths in a table are relative to {start}: "
             "move it there"
         )
     return [roots[0] / cell for cell in cells]

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from frostline.base.formats import csv_text
 from frostline.base.parallel import in_order
 from frostline.base.project import scratch
-from frostline.console.errors import first_line
+from frostline.console.errors import FrostlineError, first_line, is_out_of_memory
 from frostline.data.loading.pixel_files import Pixels
 from frostline.data.loading.pixels import Images
 from frostline.data.loading.resize import format_of, to_pixels
@@ -164,9 +164,11 @@ def in_memory(image: InMemory, wanted: PixelFormat) -> DecodedImage:
     """
     try:
         return _decoded(image, wanted)
-    except BadImage:
+    except FrostlineError:
         raise
     except (OSError, ValueError) as error:  # of Pillow, which reads a file's pixels when they are needed
+        if is_out_of_memory(error):
+            raise
         raise BadImage("the image", f"can't be used ({first_line(error)})") from None
 
 

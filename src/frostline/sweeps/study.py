@@ -211,7 +211,7 @@ class Study:
         return [trial for trial in self.trials() if not trial.superseded]
 
     def importances(self) -> dict[str, float]:
-        """Return hyperparameter → share of the first objective's variance, the largest first."""
+        """Return hyperparameter → its importance for the first objective, the largest first."""
         hyperparameters = [p for p in self.space.parameters if p.key not in REPEATED]
         return importances(self.trials(), hyperparameters)
 

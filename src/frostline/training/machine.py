@@ -32,8 +32,10 @@ def why_slow(threads: int) -> str | None:
     available = processors()
     if threads > available:
         return f"trainer.threads: {threads} threads share {available} processors, which is slow"
-    # Threads wait for each other in every layer: one that has to wait for a processor stops all.
-    if threads > 1 and (used := used_by_others()) > available - threads + BUSY:
+    # Threads wait for each other in every layer: one that has to wait for a processor stops all. What others
+    # use is known of all processors together only.
+    used = used_by_others() if available == os.cpu_count() else 0.0
+    if threads > 1 and used > available - threads + BUSY:
         return (
             f"trainer.threads: other programs use {used:.1f} of {available} processors, and {threads} threads"
             " can be ten times slower than one then: set trainer.threads=1"

@@ -105,7 +105,7 @@ def cropped_share(widths: NDArray[np.int64], heights: NDArray[np.int64], spec: I
 
 
 def crop_warning(index: Index, spec: InputSpec) -> str | None:
-    """Return a sentence if the centre crop cuts off much of the training images, with the fix; None: not."""
+    """Return a sentence, with the fix, if the centre crop cuts off much of the training images, else None."""
     rows = index.rows("train")
     widths, heights = (np.array(sides)[rows] for sides in (index.widths, index.heights))
     share = cropped_share(widths, heights, spec)

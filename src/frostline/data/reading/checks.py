@@ -101,13 +101,13 @@ def _as_number(name: str) -> str:
 
 
 def _as_numbered(name: str) -> str:
-    """Return a name that ends with a number without the zeros and separators before it (P_01 → P1)."""
+    """Return a whole number, alone or after letters, without zeros and separators before it (P_01 → P1)."""
     match = _NUMBERED.fullmatch(name)
-    return f"{match[1]}{match[2]}" if match else _as_number(name)
+    return f"{match[1] or ''}{match[2]}" if match else name
 
 
 _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
-_NUMBERED = re.compile(r"(.*[^\W\d_])[-_ ]*0*([0-9]+)")
+_NUMBERED = re.compile(r"(?:(.*[^\W\d_])[-_ ]*)?0*([0-9]+)(?:\.0+)?")
 _ALIKE: dict[str, Callable[[str], str]] = {
     "their Unicode form": nfc,
     "case": lambda name: nfc(name.casefold()),

@@ -4,8 +4,11 @@
 _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG2000": b"\xff\xd9"}
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 
-_JPEG_ZEROS, _OTHER_ZEROS = bytes(64), bytes(512)
-"""More zeros than compressed data ends with: what an interrupted copy in place leaves."""
+_JPEG_ZEROS = bytes(64)
+"""More zeros than a JPEG's compressed data ends with: what an interrupted copy in place leaves.
+
+WebP and AVIF may encode a uniform area at the bottom as thousands of zeros.
+"""
 
 
 def lacks_end(content: bytes, format: str) -> bool:
@@ -20,10 +23,4 @@ def lacks_end(content: bytes, format: str) -> bool:
         case "JPEG":
             # Neither marker can occur in the compressed data of a scan (ITU-T T.81, F.1.2.3).
             return content.endswith(_JPEG_ZEROS) and _JPEG_END not in content[content.rfind(_JPEG_SCAN) :]
-        case "WEBP":
-            whole = content[: 8 + int.from_bytes(content[4:8], "little")]
-            metadata = b"EXIF" in whole or b"XMP " in whole  # They follow the pixels, and may be padded.
-            return whole.endswith(_OTHER_ZEROS) and not metadata
-        case "AVIF":
-            return content.endswith(_OTHER_ZEROS)
     return _ENDS.get(format, b"") not in content

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -238,26 +239,31 @@ def _check_like_splits(root: Path, folders: Sequence[str], place: str) -> None:
             beside = _OF_SPLITS.sub("", match["before"]), _OF_SPLITS.sub("", match["after"])
             named[beside][SPLIT_FOLDERS.get(match["word"], match["word"])].append(folder)
     for splits in named.values():
-        if len(splits) > 1:
-            found = sorted(folder for same in splits.values() for folder in same)
+        found = sorted(folder for same in splits.values() for folder in same)
+        inside = [set(_only_folders(root / folder)) for folder in found]
+        if len(splits) > 1 and (len(found) == len(folders) or _share(inside)):
             first = root / splits.get("train", found)[0]
-            while len(inside := _only_folders(first)) == 1:
-                first /= inside[0]
+            while len(below := _only_folders(first)) == 1 and _only_folders(first / below[0]):
+                first /= below[0]
             raise FrostlineError(
-                f"{place} has the class folders {some(found)}, whose names are those of splits: name the "
-                f"splits train, val and test, or use one of them alone (dataset.root={first})"
+                f"{place} has the class folders {some(found)}, whose names are those of splits: if they are "
+                "classes, rename them; if not, name them train, val and test, or use one of them alone: "
+                f"{shlex.quote(f'dataset.root={first}')}"
             )
 
 
+def _share(sets: Sequence[set[str]]) -> bool:
+    """Return whether two of the sets have an element in common."""
+    return sum(map(len, sets)) > len(set[str]().union(*sets))
+
+
 def _alike_inside(folders: Sequence[_ClassFolder]) -> Iterator[str]:
-    """Warn about classes that all contain nothing but folders, which may be the classes."""
+    """Warn about classes that contain only folders of the same names, which may be the classes."""
     inside = [_only_folders(folder.path) for folder in folders if folder.split in ("", "train")]
-    if len(inside) > 1 and all(len(names) > 1 for names in inside):
+    if len(inside) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside):
         named = some(printable(folder.name) for folder in folders[: len(inside)])
-        same = all(names == inside[0] for names in inside)
-        held = "the folders" if same else f"folders only, as {printable(folders[0].name)} does"
         yield (
-            f"the classes are {named}; each holds {held} {some(inside[0])}, which are passed over (if "
+            f"the classes are {named}; each holds the folders {some(inside[0])}, which are passed over (if "
             "these are the classes, make them the folders of dataset.root)"
         )
 

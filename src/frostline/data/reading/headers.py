@@ -36,7 +36,8 @@ def read_header(content: bytes) -> Header:
 def _extra_channels(channels: int, extra: int) -> str | None:
     if extra <= 0:
         return None
-    more = f", or set input.channels={channels}" if channels != 3 else ""  # Which is colour, and no stack.
+    # Three channels are read as colour, not as a stack.
+    more = f", or set input.channels={channels}" if channels != 3 else ""
     are = "1 of them is" if extra == 1 else f"{extra} of them are"
     return (
         f"has {channels} channels, and {are} neither colour nor marked as transparency (alpha): "

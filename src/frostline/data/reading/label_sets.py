@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from frostline.base.names import LABEL_SEPARATOR, nfc
 from frostline.console.errors import FrostlineError
+from frostline.data.reading.checks import some
 from frostline.data.reading.decode import printable
 
 SEPARATORS = (LABEL_SEPARATOR, "|")
@@ -144,8 +145,8 @@ class VectorCheck:
         """
         if self.possible and self.certain:
             raise FrostlineError(
-                f"{self.place} has labels such as [{', '.join(self.first)}], and all are vectors of 0 and 1 "
-                "of this length: give lists of names, or a column of 0 and 1 per label "
+                f"{self.place} has labels such as [{some(self.first)}], and all are vectors of 0 and 1 of "
+                f"length {len(self.first)}: give lists of names, or a column of 0 and 1 per label "
                 "(dataset.columns.labels)"
             )
 

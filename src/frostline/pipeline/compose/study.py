@@ -19,7 +19,6 @@ from frostline.pipeline.compose.watched import absolute
 from frostline.schema import (
     Arm,
     Experiment,
-    FileWeights,
     Input,
     NoAdapter,
     NoAveraging,
@@ -253,7 +252,7 @@ def _setup(base: Experiment) -> StudySetup:
     return StudySetup(
         source=name_of(base.source) if needs_pretraining(weights) else None,
         target=name_of(base.dataset),
-        weights=str(weights.path) if isinstance(weights, FileWeights) else weights.kind,
+        weights=getattr(weights, "path", None) or weights.kind,
         backbone=backbone_name(base.backbone),
         input_size=base.input.size,
         epochs=base.trainer.epochs,
