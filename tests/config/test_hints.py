@@ -58,6 +58,24 @@ def test_a_folder_is_the_root_of_an_image_folder(tmp_path, monkeypatch, key):
     assert "allowed: digits" in error_of(f"{key}=photo")
 
 
+def test_where_a_study_sets_what_an_error_proposes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sentence = "dataset.folds=5: without fold 0 there is none (in dataset.root=a/b); set dataset.folds=2"
+    assert hints.of_study(sentence) is None  # there is no study
+    (tmp_path / "params.yaml").write_text("experiment: mine\n")
+    assert hints.of_study(sentence) == (
+        "a study sets its keys in the experiment that params.yaml selects: dataset: {folds: 2}"
+    )
+    for proposes_none in (
+        "dataset.folds=5: without fold 0 there is none",
+        "name them train, or use one of them alone: dataset.root=data/photos",
+        "rename one, or write 'dataset.columns.label=my label'",
+    ):
+        assert hints.of_study(proposes_none) is None
+    (tmp_path / "params.yaml").write_text("a: [1\n")
+    assert hints.of_study(sentence) is None
+
+
 @pytest.fixture
 def run_folder(tmp_path, monkeypatch):
     """A finished run in `my runs/one`, as far as its name goes, and a checkpoint beside it."""

@@ -163,6 +163,19 @@ def test_an_empty_path_is_not_the_current_folder(typed):
         compose.experiment(typed)
 
 
+@pytest.mark.parametrize("key", ["dataset.root", "weights.path", "out"])
+def test_the_home_of_an_unknown_user(key):
+    words = [
+        "dataset=image_folder",
+        "dataset.root=.",
+        "weights=file",
+        "weights.path=x",
+        f"{key}=~nobody-here/x",
+    ]
+    with pytest.raises(FrostlineError, match=rf"^{key}: found '~nobody-here/x', but there is no such user"):
+        compose.experiment(words)
+
+
 @pytest.mark.parametrize(
     ("out", "typed", "sentence"),
     [

@@ -592,9 +592,12 @@ def test_a_run_says_what_it_did(digits, tmp_path):
     finetune(arm_of(config), digits, tmp_path / "out", services(tmp_path / "scratch", progress))
     assert told[0] == ("finetune gradual · seed 0 (1/1)", 6)
     # The network before training is measured, too, but is no epoch.
-    assert [n for n, _ in told[1:]] == [0, 1, 1, 1, 1, 1, 1]
+    assert [n for n, _ in told[1:]] == [0, 1, 1, 1, 1, 1, 1, 0]
     assert told[1][1].startswith("val/accuracy 0.")
     done = json.loads((tmp_path / "out" / "seed-0" / "training.json").read_text())
+    best = done["best_epoch"]
+    value = float(read_csv(tmp_path / "out" / "seed-0" / "history.csv")[best]["val/accuracy"])
+    assert told[-1] == (0, f"val/accuracy {value:.4f} after epoch {best}")  # of the weights that are saved
     assert (done["epochs"], done["steps"], done["training_images"]) == (6, 30, 100)
     assert done["load_report"] == {"loaded": 0, "missing": 6, "unexpected": 0, "reset": []}
     first, second, *_ = done["phases"]

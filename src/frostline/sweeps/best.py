@@ -225,10 +225,9 @@ def _described(name: str, settings: Sequence[Setting]) -> str:
     best = settings[0]
     of = f"# The best of {len(settings)} configurations of the sweep {name}"
     trial = f"trial {best.run.number}, at {best.run.values[0]:.4f}"
-    if best.point:
-        swept = " ".join(f"{key}={value}" for key, value in best.point.items())
-        trial += f".\n# What the sweep varied: {swept}"
+    values = " ".join(f"{key}={value}" for key, value in best.point.items())
+    varied = f"# What the sweep varied: {values}\n" if values else ""
     if max(len(setting.trials) for setting in settings) == 1:
-        return f"{of}: {trial}.\n"
+        return f"{of}: {trial}.\n{varied}"
     mean = f"{best.objective['mean']:.4f}, mean of {len(best.trials)} runs"
-    return f"{of}: {mean}.\n# Its best run: {trial}.\n"
+    return f"{of}: {mean}.\n# Its best run: {trial}.\n{varied}"
