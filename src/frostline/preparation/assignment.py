@@ -142,7 +142,7 @@ def _check_measurable(drawing: _Drawing, splits: NDArray[np.str_]) -> None:
 
 
 def check_labelled(labels: NDArray[np.integer], place: str) -> None:
-    """Refuse images none of which has a label, since mAP is undefined for them.
+    """Refuse images that all have no label, since their mAP is undefined.
 
     Args:
         labels: (N,) numbers of classes, or (N, C) 0 and 1.

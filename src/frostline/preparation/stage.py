@@ -195,9 +195,9 @@ def _examined(
     if reading.problems and dataset.on_bad_image == "error":
         raise _refusal(source, reading.problems, place_of(dataset), bad_images)
     if not len(reading.rows):
-        reasons = some(f"{problem.key} {problem.reason.partition(':')[0]}" for problem in reading.problems)
         raise FrostlineError(
-            f"{place_of(dataset)} has no image that can be used: {reasons}; repair some of them"
+            f"{place_of(dataset)} has no image that can be used: {_named(reading.problems)}; repair some of"
+            " them"
         )
     return reading
 
@@ -255,8 +255,12 @@ def _index(dataset: schema.Dataset, reading: Reading) -> tuple[Index, list[Pair]
 def _skipped(problems: Sequence[Problem]) -> Iterator[str]:
     if problems:
         were = "file was" if len(problems) == 1 else "files were"
-        named = some(f"{problem.key} {problem.reason.partition(':')[0]}" for problem in problems)
-        yield f"{len(problems)} {were} skipped (dataset.json lists all): {named}"
+        yield f"{len(problems)} {were} skipped (dataset.json lists all): {_named(problems)}"
+
+
+def _named(problems: Sequence[Problem]) -> str:
+    """Return the first few bad images with their reasons, without the fixes."""
+    return some(f"{problem.key} {problem.reason.partition(':')[0]}" for problem in problems)
 
 
 def _exact_duplicates(keys: Sequence[str], groups: NDArray[np.int64]) -> Iterator[str]:
