@@ -1,12 +1,14 @@
 """Plan a run, look at its images, and find its learning rate from Python; nothing is trained to the end."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from frostline.api import html
 from frostline.api.calls import call
 from frostline.api.options import Options, overrides_of
 from frostline.api.options import Path as AnyPath
+from frostline.console.errors import FrostlineError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -79,6 +81,7 @@ def plan(
     stage: Literal["finetune", "pretrain"] = "finetune",
     images: int | None = None,
     classes: int = 10,
+    time: bool = False,
     **options: Unpack[Options],
 ) -> Plan:
     """Return which layers a run would train when, the learning rates and the cost, as `frostline plan` does.
@@ -88,6 +91,7 @@ def plan(
         stage: which run.
         images: the number of training images; the data set is not read.
         classes: with `images`, the number of classes.
+        time: also measure a few steps of each phase, and estimate how long the run trains on this machine.
         options: as for `finetune`.
 
     Raises:
@@ -100,13 +104,19 @@ def plan(
         from frostline.pipeline import standalone
         from frostline.pipeline.compose import study
 
+        if time and images:
+            raise FrostlineError("plan: time=True trains on the images of a data set; leave out images")
         composed, choices = compose.experiment(study.on_selection(overrides))
-        data: Any = images, classes
+        data: Any = (images, classes)
+        folder: Path | None = None
         if not images:  # before torch is imported
-            data, _ = standalone.prepared(composed, "source" if stage == "pretrain" else "target")
+            data, folder = standalone.prepared(composed, "source" if stage == "pretrain" else "target")
         from frostline.planning import plan as planning
 
-        return Plan(planning.make(composed, choices, stage, data))
+        made = planning.make(composed, choices, stage, data)
+        if time and folder:
+            made = planning.with_duration(made, composed, choices, stage, folder)
+        return Plan(made)
 
 
 def show(dataset: AnyPath | None = None, *, count: int = 24, **options: Unpack[Options]) -> "Sheet":

@@ -17,6 +17,7 @@ examples:
   frostline plan experiment=null freeze=gradual backbone=resnet18 --images 1000
                                                                   without params.yaml and a data set
   frostline plan freeze=gradual --picture plan.svg                also plot it
+  frostline plan freeze=gradual --time                            how long it trains on this machine
   frostline plan freeze=lp_ft --format yaml                       print the schedule, to write your own
 
 FLOPs per image: "once" for frozen layers whose output is cached; "forward" and "backward" once per epoch."""
@@ -52,6 +53,11 @@ def add(commands: Any, summary: str) -> None:
         help="yaml: a freeze schedule to edit (default: %(default)s)",
     )
     parser.add_argument(
+        "--time",
+        action="store_true",
+        help="also measure a few steps of each phase, and estimate how long the run trains on this machine",
+    )
+    parser.add_argument(
         "--picture",
         type=_plot_path,
         metavar="FILE",
@@ -65,12 +71,16 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.pipeline import standalone
     from frostline.pipeline.compose import study
 
+    if arguments.time and arguments.images:
+        raise FrostlineError("plan: --time trains on the images of a data set; leave out --images")
     overrides = study.on_selection(arguments.overrides)
     try:
         composed, choices = compose.experiment(overrides)
-        data: Any = arguments.images, arguments.classes
+        data: Any = (arguments.images, arguments.classes)
+        folder: Path | None = None
         if not arguments.images:  # before torch is imported
-            data, _ = standalone.prepared(composed, "source" if arguments.stage == "pretrain" else "target")
+            role = "source" if arguments.stage == "pretrain" else "target"
+            data, folder = standalone.prepared(composed, role)
     except FrostlineError as error:
         if len(overrides) > len(arguments.overrides):
             error.args = (f"{error} (with the study of params.yaml; experiment=null plans without it)",)
@@ -79,6 +89,8 @@ def run(arguments: argparse.Namespace) -> None:
         from frostline.planning import plan, text
 
         run_plan = plan.make(composed, choices, arguments.stage, data)
+    if arguments.time and folder:
+        run_plan = plan.with_duration(run_plan, composed, choices, arguments.stage, folder)
     match arguments.format:
         case "table":
             text.show(run_plan)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from frostline.base.formats import csv_text
 from frostline.base.metrics import ACCURACY, MAJORITY, MAP, WITHOUT_TTA
 from frostline.comparison.statistics import Comparison, Configuration, is_share
+from frostline.console import units
 from frostline.plotting import theme
 from frostline.plotting.canvas import new_figure, percent_axis, shortened, svg, svg_file
 from frostline.plotting.templates import page
@@ -227,7 +228,7 @@ def _result(metric: str, estimate: Estimate | None) -> str:
     if estimate is None:
         return words.NOTHING
     if metric.endswith("seconds"):
-        return words.seconds(estimate.mean)
+        return units.seconds(estimate.mean)
     text = words.percent(estimate.mean) if is_share(metric) else f"{estimate.mean:.4g}"
     if estimate.low is None or estimate.high is None:
         return text

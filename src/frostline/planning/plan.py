@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.base import project
 from frostline.base.formats import canonical_json
 from frostline.base.hashes import content_key
+from frostline.console.progress import say_once, shown
 from frostline.data.reading.sources import name_of
 from frostline.features.split_point import NetworkSplit, NoSplit, first_valid
 from frostline.freezing.inheritance import resolve_inheritance
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from frostline.data.prepared.index import Index
     from frostline.features.reuse import FeatureExtractor
     from frostline.models.input_spec import InputSpec
+    from frostline.planning.duration import Duration
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Plan:
     """Message about the initialization of the head; see `models.head_init.HeadInit.notice`."""
     cropped: str = ""
     """Warning that the centre crop cuts off much of the images."""
+    duration: "Duration | None" = None
+    """How long the run trains on this machine; None: it was not measured."""
     selection: str = ""
     """Numbers of images for training and for the selection of the best epoch; empty: no known data set."""
 
@@ -124,6 +129,29 @@ def make(
     head = "" if isinstance(data, tuple) else _head(composed, run, source=source)
     plan = of_run(run, plan_of(run, network, count), network, spec, count)
     return replace(plan, head=head, selection=selection, cropped=f"warning: {cropped}" if cropped else "")
+
+
+def with_duration(
+    plan: Plan, composed: Experiment, choices: Mapping[str, str], stage: str, folder: Path
+) -> Plan:
+    """Return the plan with an estimate of how long the run trains on this machine, from a few steps of it.
+
+    Args:
+        folder: the folder of the prepared data.
+
+    Raises:
+        FrostlineError: the images can't be read, or memory is too small for a step.
+    """
+    from frostline.config import stage_configs
+    from frostline.planning import duration
+
+    services, runs = Services(project.scratch(), shown, say_once), 1
+    if stage == "pretrain":
+        run = stage_configs.pretrain_config(composed, choices)
+    else:
+        run = stage_configs.finetune_config(composed, choices)
+        runs = len(composed.seeds) * len(stage_configs.study_folds(composed) or [0])
+    return replace(plan, duration=duration.measure(run, folder, plan.phases, runs, services))
 
 
 def _head(composed: Experiment, run: Run, *, source: bool) -> str:

@@ -11,7 +11,8 @@ from rich.table import Column
 from frostline.base.formats import yaml_text
 from frostline.console import tables
 from frostline.console.tables import FittingTable
-from frostline.console.units import size
+from frostline.console.units import seconds, size
+from frostline.planning.duration import Duration
 from frostline.planning.outline import PhaseOutline, Rates
 from frostline.planning.plan import Plan
 
@@ -51,6 +52,21 @@ def _print(plan: Plan, console: Console) -> None:
     for phase in plan.phases:
         if phase is not plan.phases[-1] or phase.ends.startswith(("early", "on time, since")):
             console.print(f"phase {phase.index} ends {phase.ends}", style="dim")
+    if plan.duration and plan.phases:
+        console.print(f"\n{_duration(plan, plan.duration)}")
+
+
+def _duration(plan: Plan, duration: Duration) -> str:
+    """Say how long the run trains, and of that each phase; and all runs of the study's arm."""
+    most = "at most " if plan.may_stop else ""
+    threads = f" with {_counted(duration.threads, 'thread')}" if duration.device == "cpu" else ""
+    parts = [f"phase {index} {seconds(part)}" for index, part in enumerate(duration.phases)]
+    phases = f": {', '.join(parts)}" if len(parts) > 1 else ""
+    arm = f"; in a study, the {duration.seeds} runs of an arm {seconds(duration.seconds * duration.seeds)}"
+    return (
+        f"training takes {most}about {seconds(duration.seconds)} on this machine's {duration.device}{threads}"
+        f"{phases}{arm if duration.seeds > 1 else ''}"
+    )
 
 
 def as_yaml(plan: Plan) -> str:

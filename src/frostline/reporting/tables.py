@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from frostline.base.confusion import Confusion, LabelCounts, label_counts
 from frostline.base.metrics import MAP
 from frostline.base.names import labels_in, natural_order
+from frostline.console import units
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm
 from frostline.reporting.results import ArmSummary, Summary
@@ -144,10 +145,10 @@ def _row(arm: ArmSummary, tested: Sequence[str], noun: str) -> Row:
             _gain_cell(comparison.gain if comparison else None),
             _gain_cell(comparison.jumpstart if comparison else None),
             _time_cell(arm.epochs_to_baseline, words.epochs, noun),
-            _time_cell(arm.seconds_to_baseline, words.seconds, noun),
+            _time_cell(arm.seconds_to_baseline, units.seconds, noun),
             Cell(
-                words.seconds(arm.train_seconds.mean),
-                f"{words.seconds(arm.all_train_seconds)} in all" if arm.all_train_seconds and many else "",
+                units.seconds(arm.train_seconds.mean),
+                f"{units.seconds(arm.all_train_seconds)} in all" if arm.all_train_seconds and many else "",
             ),
             *(_accuracy_cell(arm.test_sets.get(name)) for name in tested),
         ],

@@ -88,21 +88,6 @@ def p_value(p: float | None) -> str:
     return f"p = {p:.1g}" if p < 0.001 else f"p = {p:.2g}"
 
 
-def seconds(value: float) -> str:
-    """Return a duration: ``0.42 s``, ``14.2 s``, ``1 min 05 s``, ``2 h 04 min``."""
-    if value == 0:
-        return "0 s"
-    if value < 9.995:
-        return f"{value:.2f} s"
-    if value < 59.95:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    if minutes < 120:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(round(value / 60), 60)
-    return f"{hours} h {minutes:02d} min"
-
-
 def epochs(value: float) -> str:
     """Return a number of epochs: ``3``, or ``3.5`` for the median of an even number of seeds."""
     return f"{value:g}"

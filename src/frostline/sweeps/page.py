@@ -8,10 +8,10 @@ from typing import Any
 
 from frostline.base.metrics import ACCURACY
 from frostline.config.space import Parameter
+from frostline.console import units
 from frostline.plotting import theme
 from frostline.plotting.canvas import new_figure, svg
 from frostline.plotting.templates import page
-from frostline.reporting import words
 from frostline.sweeps import plot
 from frostline.sweeps.plot import PlottedTrial
 
@@ -71,7 +71,7 @@ def html(results: Results) -> str:
         failed=[row for row in rows if row["state"] == "failed"][:ROWS],
         keys=[parameter.key for parameter in results.parameters],
         counts=[(state, states[state]) for state in ("complete", "pruned", "failed")],
-        seconds=words.seconds(sum(float(row["seconds"]) for row in rows)),
+        seconds=units.seconds(sum(float(row["seconds"]) for row in rows)),
         history=plot.history(results.plotted, results.objective, maximize=results.maximize, render=history),
         parallel=plot.parallel(results.plotted, results.parameters, results.objective, render=parallel),
         importance=importance(results.importances) if results.importances else "",

@@ -1,0 +1,92 @@
+"""`frostline plan --time`: the estimate of how long a run trains."""
+
+import json
+from itertools import count
+
+import pytest
+from tests.tiny import RESNET
+
+from frostline.commands import main as cli
+from frostline.planning import duration
+
+WORDS = [
+    "plan",
+    "--time",
+    "experiment=null",
+    "dataset=digits",
+    "dataset.shots=20",
+    "input.size=8",
+    "trainer.epochs=10",
+    "trainer.batch_size=20",
+    "trainer.threads=1",
+]
+MLP = [*WORDS, "backbone=mlp", "backbone.hidden=[32,16]"]
+NETWORK = [*WORDS, "backbone=timm", f"backbone.name={RESNET['name']}", "input.size=32"]
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """A clock that shows a second more at each look: a step takes one, and so does a forward pass."""
+    monkeypatch.setattr(duration.time, "perf_counter", count().__next__)
+
+
+@pytest.fixture
+def plan(capsys):
+    def call(*words):
+        assert cli.main([*words, "--format", "json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return call
+
+
+def test_steps_and_validations_are_multiplied(ticking, plan):
+    made = plan(*MLP, "freeze=full", "features=off", "weights=none")
+    # 20 labels per class, of which 4 select the best epoch: 160 images in 8 steps.
+    assert (made["images"], made["steps_per_epoch"]) == (160, 8)
+    assert (made["duration"]["threads"], made["duration"]["seeds"]) == (1, 5)
+    (seconds,) = made["duration"]["phases"]
+    validated = seconds - 10 * 8  # each of the 10 epochs measures the val split and 40 selection images
+    assert validated > 10
+    more = plan(*MLP, "freeze=full", "features=off", "trainer.epochs=20", "weights=none")
+    assert more["duration"]["phases"] == [pytest.approx(2 * seconds)]
+
+
+def test_reused_features_take_one_forward_pass(ticking, plan):
+    made = plan(*NETWORK, "freeze=linear_probe", "weights=none")
+    assert made["phases"][0]["features"]["at"]
+    (reused,) = made["duration"]["phases"]
+    whole = plan(*NETWORK, "freeze=linear_probe", "weights=none", "features=off")["duration"]["phases"][0]
+    once, validations = reused - 80, whole - 80
+    # 160 images once and 10 times those of val and selection, in the same seconds per image.
+    aside = validations / (10 * (once - validations / 10)) * 160
+    assert aside == pytest.approx(round(aside))
+    assert reused < whole
+
+
+def test_each_phase_is_measured(ticking, plan):
+    made = plan(*NETWORK, "freeze=gradual", "weights=none")
+    assert len(made["duration"]["phases"]) == len(made["phases"]) == 3
+    assert all(
+        seconds >= phase["steps"]
+        for seconds, phase in zip(made["duration"]["phases"], made["phases"], strict=True)
+    )
+
+
+def test_a_pretraining_is_not_needed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*MLP, "source=digits", "weights=pretrain", "freeze=full"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("training takes about ")
+    assert " s on this machine's cpu with 1 thread" in last
+    assert not any((tmp_path / name).exists() for name in ("runs", "mlflow.db"))
+
+
+def test_what_trains_nothing_takes_no_time(plan):
+    assert plan(*MLP, "source=digits", "weights=pretrain", "freeze=zero_shot")["duration"]["phases"] == []
+
+
+def test_images_are_needed(capsys):
+    assert cli.main([*MLP, "--images", "100"]) == 2
+    assert capsys.readouterr().err == (
+        "frostline: error: plan: --time trains on the images of a data set; leave out --images\n"
+    )
