@@ -295,7 +295,7 @@ def test_layer_decay_is_timms(name):
     model, found = model_of(name)
     groups = param_groups_layer_decay(model, layer_decay=0.5)
     theirs = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
-    ours = {n: 0.5 ** (found.depth - found.places[n].depth) for n, _ in model.named_parameters()}
+    ours = {n: 0.5 ** (found.head_depth - found.places[n].depth) for n, _ in model.named_parameters()}
     differ = {n for n, p in model.named_parameters() if ours[n] != theirs[id(p)]}
     neck = found.match(f"re:^{NECKS[name]}") if name in NECKS else frozenset()
     assert differ == neck & found.parameters
@@ -338,7 +338,7 @@ def test_the_only_list_of_a_model_that_says_nothing_is_its_stages():
 def test_a_model_without_a_classifier_has_no_head():
     found = layers_of(on_meta("resnet18", classes=0))
     assert found.match("head") == frozenset()
-    assert found.depth == 8
+    assert found.head_depth == 8
 
 
 def test_the_biases_of_recurrent_layers_are_biases():

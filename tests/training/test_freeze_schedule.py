@@ -183,7 +183,7 @@ def test_any_network_is_unfrozen_by_a_ready_schedule(name, where):
     callback, module = fit("gradual", Module(NETWORKS[name]()), network=where, max_epochs=5)
     assert len(callback.starts) == 3
     assert [grad for _, grad, _ in module.watched] == [False] * 8 + [True] * 12
-    rate = 0.1 * 0.85**callback.plan.layers.depth
+    rate = 0.1 * 0.85**callback.plan.layers.head_depth
     assert module.watched[-1][0] <= 0.1 * 0.85
     assert callback.plan.layers.stages > 1
     assert rate <= module.watched[-1][0]

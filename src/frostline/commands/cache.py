@@ -12,9 +12,9 @@ examples:
   frostline cache clear                 remove everything, including resized images
 
 Removed files are computed again when a run needs them; active runs are not disturbed. Environment variables
-set the limits: FROSTLINE_CACHE_GIB for features (default: 20, at most a quarter of the free disk),
-FROSTLINE_PIXELS_GIB for resized images (default: half of the free disk space). If a limit is reached, the
-least recently used files are removed."""
+set the limits: FROSTLINE_CACHE_GIB for features (default: 20, at most a quarter of the sum of free space and
+features), FROSTLINE_PIXELS_GIB for resized images (default: half of the free disk space). If a limit is
+reached, the least recently used files are removed."""
 
 
 def add(commands: Any, summary: str) -> None:

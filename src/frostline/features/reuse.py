@@ -120,11 +120,13 @@ class FeatureExtractor:
     ) -> tuple[Tensor, bool]:
         """Return `features`, and whether they were in the cache already."""
         device, execution = next(split.network.parameters()).device, self.execution(split.network)
-        drawn = (
+        view_source = (
             None
             if view is None
             else {"seed": self.seed, "view": view, **self.augment.model_dump(exclude_none=True)}
         )
+        # All that the features depend on, since its hash is their key in the cache. `frostline cache` lists
+        # `backbone`, `cut` (the split point), `dataset` and `split` (train, val, …).
         about: dict[str, Any] = {
             "format": FORMAT,
             "backbone": getattr(self.backbone, "name", self.backbone.kind),
@@ -135,7 +137,7 @@ class FeatureExtractor:
             "dataset": images.dataset,
             "split": images.split if view is None else f"{images.split}, view {view}",
             "images": images.key,
-            "view": drawn,
+            "view": view_source,
             "precision": execution.frozen_precision,
             "threads": self.trainer.threads,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -176,7 +178,7 @@ class FeatureExtractor:
             )
 
     def within_limit(self, split: NetworkSplit, count: int) -> NetworkSplit | NoSplit:
-        """Return `split`, unless the features of `count` images exceed the cache's limit."""
+        """Return `split`, unless the features of `count` images, with all views, exceed the cache's limit."""
         needed, limit = split.bytes * count * (self.views or 1), self.cache.limit
         if needed <= limit:
             return split
@@ -192,7 +194,8 @@ class FeatureExtractor:
     def training_execution(self, network: nn.Module) -> Execution:
         """Return how to train a network on the device that it is on.
 
-        On a CPU, it may run a forward pass to find layers with wrong gradients in bfloat16.
+        For bfloat16 on a CPU, it runs a forward pass to find convolutions whose gradients oneDNN may leave
+        uninitialized in bfloat16 (`execution.undefined_gradient`); with these, the network trains in float32.
         """
         device = next(network.parameters()).device
         return execution_of(network, self.trainer.precision, device, self.spec.shape)

@@ -62,7 +62,7 @@ class Layers:
     blocks: int
 
     @property
-    def depth(self) -> int:
+    def head_depth(self) -> int:
         """Depth of the head, the largest of all."""
         return max(place.depth for place in self.places.values())
 

@@ -71,7 +71,7 @@ class PhasePlan:
     lr: Mapping[str, float]
     """Group that trains → factor of the base learning rate."""
     layer_decay: float
-    """Factor of the learning rate per layer from the head down; 1: no layer decay."""
+    """Factor of the learning rate per step of `Place.depth` from the head to the input; 1: no layer decay."""
     options: Mapping[str, Mapping[str, Any]]
     """Group that trains → optimizer options that override the optimizer's own."""
     weight_decay: float | None
@@ -110,7 +110,7 @@ class FreezePlan:
     """With the run's own batch size."""
 
     def phase_end(self, starts: Sequence[int]) -> int:
-        """Return the first step after the last phase of `starts`, assuming that it does not end early."""
+        """Return the first step after the phase that `starts` ends with, if that does not end early."""
         key = tuple(starts)
         if key not in self._ends:
             self._ends[key] = self._phase_end(key)
@@ -154,7 +154,11 @@ class FreezePlan:
         return len(starts) == len(self.phases) and (step >= self.phase_end(starts) or ended_early)
 
     def lr_factor(self, starts: Sequence[int], step: int, group: str, depth: int) -> float:
-        """Return the learning-rate factor of the tensors of `group` at layer `depth`; 0 while frozen."""
+        """Return the learning-rate factor of the tensors of `group` at `depth`; 0 while frozen.
+
+        Args:
+            depth: `Place.depth`: 0 in the stem, largest in the head.
+        """
         constant = self.group_factor(len(starts) - 1, group, depth)
         return constant * self.curve_factor(starts, step) if constant else 0.0
 
@@ -162,14 +166,14 @@ class FreezePlan:
         """Return the part of `lr_factor` that is constant in `phase`: the group's factor times layer decay.
 
         Args:
-            depth: of the layer; None: without layer decay.
+            depth: `Place.depth`; None: without layer decay.
         """
         current = self.phases[phase]
         if group not in current.train:
             return 0.0
         if depth is None:
             return current.lr[group]
-        return current.lr[group] * current.layer_decay ** (self.layers.depth - depth)
+        return current.lr[group] * current.layer_decay ** (self.layers.head_depth - depth)
 
     def curve_factor(self, starts: Sequence[int], step: int) -> float:
         """Return the factor of the current phase's curve at `step`."""

@@ -1,4 +1,4 @@
-"""What the runs of an arm share within a fold: data at the network's resolution, and initial weights."""
+"""The inputs of training, which runs share that differ only in the seed: resized images, initial weights."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,13 +87,15 @@ def load_inputs(run: Run, folder: Path, initial: InitialWeights, services: Servi
     index = data.index
     spec = input_spec(run.backbone, initial, run.input)
     rows = np.sort(np.concatenate([index.rows("train"), index.rows("val")]))
-    # In a study, the from-scratch arm alone warns: all arms have the same images.
+    # Of a study's arms, which have the same images, only the one from scratch warns; so do pretraining and
+    # single runs. Whoever sets `input.fit` has chosen.
     warns = run.arm is None or isinstance(run.weights, NoWeights)
     if warns and run.input.fit is None and (sentence := crop_warning(index, spec)):
         services.say(f"frostline: warning: {sentence}")
     transforms.check(run.augment, spec)
     uncropped = None
-    # The uncropped images come first: every step reads them, and the cache may have room for one kind only.
+    # If the cache of resized images has no room for both kinds, the second is decoded at each read. Every
+    # training step reads the uncropped ones, while only validations read the others.
     if transforms.crops(run.augment):
         uncropped = load_pixels(data, rows, transforms.uncropped(spec), services.progress, services.scratch)
     pixels = load_pixels(data, rows, spec, services.progress, services.scratch)

@@ -29,7 +29,7 @@ def finetune(config: Arm, data: Path, out: Path, services: Services, timing: Pat
 
     Raises:
         FrostlineError: the freeze schedule, the initial weights and the data set do not fit together; raised
-            before training.
+            before training. What is wrong with the images of one fold is found when that fold begins.
     """
     initial = load_initial_weights(config.backbone, config.weights)
     try:  # only to know whether the head can be used
@@ -38,12 +38,12 @@ def finetune(config: Arm, data: Path, out: Path, services: Services, timing: Pat
         services.say(f"finetune {config.arm}: omitted, since {error.reason}")
         omitted.write(out, error.reason, timing)
         return
-    run_of = config.runs()  # by repetition
+    run_of = config.runs()  # repetition (a seed, or a fold and a seed) → config of its run
     folds = [list(members) for _, members in groupby(run_of, key=lambda repetition: repetition.fold)]
     earlier, timings = EarlierRuns(out, services), dict[Repetition, dict[str, Any]]()
     inputs = load_inputs(run_of[folds[0][0]], data, initial, services)
-    # `restore`, and `store` below, need inputs only for `training.run.scratch_key`, which identifies a run.
-    # What it reads from the inputs is equal in all folds, so those of any fold will do.
+    # If seeds or folds were added since the stage ran last, the other runs are not trained again. `restore`
+    # and `store` need inputs only for the runs' keys (`training.run.scratch_key`); those of any fold will do.
     earlier.restore(run_of.values(), inputs)
     omitted.remove_reason(out)
     with publish(out) as work:
