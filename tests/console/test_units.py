@@ -21,3 +21,7 @@ from frostline.console import units
 )
 def test_seconds(value: float, text: str) -> None:
     assert units.seconds(value) == text
+
+
+def test_counts() -> None:
+    assert (units.counted(1, "seed"), units.counted(5, "seed")) == ("1 seed", "5 seeds")

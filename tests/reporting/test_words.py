@@ -58,7 +58,6 @@ def test_an_interval_shows_on_which_side_of_zero_it_ends(
 
 
 def test_counts() -> None:
-    assert (words.counted(1, "seed"), words.counted(5, "seed")) == ("1 seed", "5 seeds")
     assert (words.counted_epochs(1), words.counted_epochs(3.5)) == ("1 epoch", "3.5 epochs")
     assert words.missed(TimeToThreshold(3, 3, 3, reached=3, n=5)) == "2 of 5 seeds"
     assert words.missed(TimeToThreshold(3, 3, 3, reached=5, n=5)) == ""

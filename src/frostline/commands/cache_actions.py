@@ -14,7 +14,7 @@ from frostline.base.formats import canonical_json
 from frostline.base.locks import exclusive
 from frostline.console import tables
 from frostline.console.errors import ResourceLocked
-from frostline.console.units import UNITS, size
+from frostline.console.units import UNITS, counted, size
 from frostline.features import cache_files
 from frostline.features.cache_files import Entry
 
@@ -60,7 +60,7 @@ def show(form: Format) -> None:
         print(NO_FEATURES)
     if pixels.files:
         limit = project.pixels_limit(project.project_scratch() / "pixels")
-        files = _count(pixels.files, "file")
+        files = counted(pixels.files, "file")
         print(f"pixels:   {size(pixels.bytes)} of at most {size(limit)} (FROSTLINE_PIXELS_GIB), in {files}")
     if entries or pixels.files:
         print("to make room: frostline cache prune --to 1GiB, or frostline cache clear")
@@ -100,7 +100,7 @@ def clear(form: Format) -> None:
             canonical_json({"removed": _as_data(removed), "pixels": asdict(pixels), "freed": freed}), end=""
         )
     else:
-        files = f"{_count(len(removed), 'file')} of features and {pixels.files} of pixels"
+        files = f"{counted(len(removed), 'file')} of features and {pixels.files} of pixels"
         print(f"removed {files}: freed {size(freed)}; the next run computes what it needs again")
 
 
@@ -119,7 +119,7 @@ def ago(timestamp: float) -> str:
     for unit, length in (("day", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             count = int(seconds / length)
-            return f"{_count(count, unit) if unit == 'day' else f'{count} {unit}'} ago"
+            return f"{counted(count, unit) if unit == 'day' else f'{count} {unit}'} ago"
     return "just now"
 
 
@@ -137,10 +137,6 @@ def _name(entry: Entry) -> str:
 
 def _as_data(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     return [{**vars(entry), "shape": list(entry.shape), "path": str(entry.path)} for entry in entries]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _pixels() -> Pixels:

@@ -49,7 +49,7 @@ def counts(comparison: Comparison) -> str:
     """Return how much is compared: ``1 configuration, 3 runs``."""
     lines = comparison.lines
     runs = sum(len(line.runs) for line in lines)
-    return f"{words.counted(len(lines), 'configuration')}, {words.counted(runs, 'run')}"
+    return f"{units.counted(len(lines), 'configuration')}, {units.counted(runs, 'run')}"
 
 
 def shared_part(names: Sequence[str]) -> str:

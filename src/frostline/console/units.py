@@ -11,6 +11,11 @@ def size(number: float) -> str:
     return f"{number:.3g} {UNITS[power]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 seed``, ``5 seeds``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def seconds(value: float) -> str:
     """Return a duration: ``0.42 s``, ``14.2 s``, ``1 min 05 s``, ``2 h 04 min``."""
     if value == 0:

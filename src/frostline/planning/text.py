@@ -11,7 +11,7 @@ from rich.table import Column
 from frostline.base.formats import yaml_text
 from frostline.console import tables
 from frostline.console.tables import FittingTable
-from frostline.console.units import seconds, size
+from frostline.console.units import counted, seconds, size
 from frostline.planning.duration import Duration
 from frostline.planning.outline import PhaseOutline, Rates
 from frostline.planning.plan import Plan
@@ -59,7 +59,7 @@ def _print(plan: Plan, console: Console) -> None:
 def _duration(plan: Plan, duration: Duration) -> str:
     """Say how long the run trains, and of that each phase; and all runs of the study's arm."""
     most = "at most " if plan.may_stop else ""
-    threads = f" with {_counted(duration.threads, 'thread')}" if duration.device == "cpu" else ""
+    threads = f" with {counted(duration.threads, 'thread')}" if duration.device == "cpu" else ""
     parts = [f"phase {index} {seconds(part)}" for index, part in enumerate(duration.phases)]
     phases = f": {', '.join(parts)}" if len(parts) > 1 else ""
     arm = f"; in a study, the {duration.seeds} runs of an arm {seconds(duration.seconds * duration.seeds)}"
@@ -83,7 +83,7 @@ def as_yaml(plan: Plan) -> str:
 
 def _headline(plan: Plan) -> str:
     most = "at most " if plan.may_stop else ""
-    epochs, steps = _counted(plan.epochs, "epoch"), _counted(plan.steps_per_epoch, "step")
+    epochs, steps = counted(plan.epochs, "epoch"), counted(plan.steps_per_epoch, "step")
     length = f"{most}{epochs} of {steps}" if plan.phases else "nothing trains"
     batches = f"{plan.batch_size}, {plan.accumulate} per step" if plan.accumulate > 1 else plan.batch_size
     return (
@@ -183,10 +183,6 @@ def _rate(rates: Rates) -> str:
 
 def _share(share: float) -> str:
     return f"{100 * share:.3g} %"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _count(number: float) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
+from frostline.console import units
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm, SeedRun
 from frostline.reporting.results import Summary
@@ -26,7 +27,7 @@ def _lines(summary: Summary, arms: Sequence[Arm]) -> Iterator[tuple[str, str]]:
         yield "Network", setup.backbone + (f", {_size(setup.input_size)}" if setup.input_size else "")
         yield (
             "Training",
-            f"{words.counted(setup.epochs, 'epoch')}, {words.counted(setup.batch_size, 'image')} per step;"
+            f"{units.counted(setup.epochs, 'epoch')}, {units.counted(setup.batch_size, 'image')} per step;"
             f" {setup.optimizer}, learning rate {setup.lr:g}, weight decay {setup.weight_decay:g}",
         )
     yield "Images", ", ".join(_images(summary, runs))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from frostline.base.metrics import ACCURACY
+from frostline.console import units
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm, Selection
 from frostline.reporting.repeats import Repeats
@@ -97,7 +98,7 @@ def _missing(repeats: Repeats, arm: ArmSummary) -> str:
     if not missing:
         return ""
     return (
-        f"{arm.name} has {len(arm.repetitions)} of {words.counted(len(repeats.all), repeats.noun)} "
+        f"{arm.name} has {len(arm.repetitions)} of {units.counted(len(repeats.all), repeats.noun)} "
         f"(without {repeats.listed(missing)}), so its numbers rest on fewer runs."
     )
 

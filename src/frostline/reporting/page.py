@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.base.metrics import MAP
+from frostline.console import units
 from frostline.plotting import theme
 from frostline.plotting.templates import page
 from frostline.reporting import tables, words
@@ -102,7 +103,7 @@ def _tiles(summary: Summary, checks: Sequence[Check]) -> list[Tile]:
             )
     if checks:
         passed = sum(check.passed for check in checks)
-        held = f"{passed} of {words.counted(len(checks), 'metric')}"
+        held = f"{passed} of {units.counted(len(checks), 'metric')}"
         good = passed == len(checks)
         tiles.append(Tile("Gate", "passed" if good else "failed", held, "helped" if good else "hurt"))
     return tiles

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from frostline.base.repetitions import Repetition, repetitions
-from frostline.reporting import words
+from frostline.console import units
 from frostline.stats.transfer import fold_overlap
 
 
@@ -44,10 +44,10 @@ class Repeats:
 
     def counted(self, n: int) -> str:
         """Return a number of repetitions: ``3 seeds``, or ``15 runs (5 folds × 3 seeds)``."""
-        text = words.counted(n, self.noun)
+        text = units.counted(n, self.noun)
         if self.folds is None or n != len(self.all):
             return text
-        factors = words.counted(len(self.folds), "fold"), words.counted(len(self.seeds), "seed")
+        factors = units.counted(len(self.folds), "fold"), units.counted(len(self.seeds), "seed")
         return f"{text} ({' × '.join(factors)})"
 
     @property

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from frostline.base.metrics import ACCURACY
+from frostline.console import units
 from frostline.reporting import words
 from frostline.reporting.repeats import Repeats
 from frostline.stats.transfer import Estimate, Gain, Outcome
@@ -57,7 +58,7 @@ class Verdict:
         result = ""
         for outcome, verb in clauses.items():
             arms = [arm for arm, own in self.others.items() if own == outcome != self.outcome]
-            counted = words.counted(len(arms), "other arm")
+            counted = units.counted(len(arms), "other arm")
             if arms:
                 result += f"; {words.listed(arms) if len(arms) <= most else counted} {verb}"
         return result

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from frostline.console.units import counted
 from frostline.stats.transfer import Estimate, Gain, TimeToThreshold
 
 MINUS = "−"
@@ -102,11 +103,6 @@ def missed(when: TimeToThreshold, noun: str = "seed") -> str:
     """Say in how many seeds a threshold was not reached: ``2 of 5 seeds``; empty where it always was."""
     missing = when.n - when.reached
     return f"{missing} of {counted(when.n, noun)}" if missing else ""
-
-
-def counted(n: int, noun: str) -> str:
-    """Return a count with its noun: ``1 seed``, ``5 seeds``."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def listed(names: Sequence[str]) -> str:

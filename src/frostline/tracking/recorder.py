@@ -21,6 +21,7 @@ from frostline.base import project
 from frostline.base.processes import process_is_alive
 from frostline.console import terminal
 from frostline.console.signals import ENDING
+from frostline.console.units import counted
 from frostline.tracking import journal, local_store
 from frostline.training.garbage import uncollected
 from frostline.training.services import RunInfo
@@ -255,7 +256,7 @@ def _draw(deliverer: "Deliverer", progress: Callable[[], None]) -> None:
             deliverer.draw()
             progress()
     if deliverer.pending_plots:
-        runs = "1 run" if deliverer.pending_plots == 1 else f"{deliverer.pending_plots} runs"
+        runs = counted(deliverer.pending_plots, "run")
         print(
             f"frostline: MLflow has no plots of {runs}, since many ended at once; the best runs have theirs",
             file=sys.stderr,

@@ -6,6 +6,7 @@ The labels of N images in C classes are (N, C) uint8, 1 where the image has the 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,10 +158,10 @@ def _is_mark(text: str) -> bool:
 
 def separators_for(name: str) -> str:
     """Return how to write a list as a cell that `listed` reads, as the end of a sentence; '' if it does."""
-    try:
-        return "" if len(listed(name)) > 1 else ", and separate the labels by ; or |"
-    except ValueError:
-        return ", and separate the labels by ; or |"
+    with suppress(ValueError):
+        if len(listed(name)) > 1:
+            return ""
+    return ", and separate the labels by ; or |"
 
 
 def notes(classes: Iterable[str], groups: Iterable[str], *, several: bool) -> Iterator[str]:

@@ -349,19 +349,16 @@ class _Reader:
         return usable
 
     def _notes(self, texts: Sequence[str]) -> Iterator[str]:
+        # Names in `dataset.classes` are confirmed.
         unconfirmed = self._class_names(texts) if self.dataset.classes is None else []
         return label_sets.notes(unconfirmed, self.codes["group"], several=self.several)
 
     def _check_task(self, texts: Sequence[str]) -> None:
         """Refuse lists of labels beside empty cells: images with several labels, or none."""
         empty = sum(reason.endswith(_NO_LABEL) for _, reason in self.problems)
-        confirmed = self.several or self.dataset.classes is not None
-        if (
-            empty
-            and self.dataset.on_bad_image != "skip"
-            and not confirmed
-            and (name := label_sets.like_list(texts))
-        ):
+        if self.several or self.dataset.classes is not None or self.dataset.on_bad_image == "skip":
+            return
+        if empty and (name := label_sets.like_list(texts)):
             rows = "a row has none" if empty == 1 else f"{empty} rows have none"
             raise FrostlineError(
                 f"{self.place} has labels such as {printable(name)!r}, and {rows}: if images may have "
