@@ -60,9 +60,9 @@ def test_a_stream_that_is_closed_is_not_missed(redirection, words, tmp_path):
 
 def test_output_that_can_not_be_written_is_an_error_of_one_sentence(tmp_path):
     status, _, err = command(LIST, tmp_path, ">/dev/full")
-    assert status == 2
+    assert status == 3
     assert err.decode().count("\n") == 1
-    assert err.startswith(b"frostline: error: No space left on device")
+    assert err.startswith(b"frostline: error: the disk is full (No space left on device); make room")
 
 
 @pytest.mark.slow

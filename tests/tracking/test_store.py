@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -727,6 +728,28 @@ def test_eight_processes_on_a_store_that_is_not_there_yet(place):
         counts = [len(store.client.get_metric_history(run.info.run_id, key)) for key in "abcd"]
         assert counts == [50] * 4
     assert len(runs(store, "study")) == 1
+
+
+def die_while_making_the_store() -> None:
+    from mlflow.store.db import utils
+
+    from frostline.tracking.store import Store
+
+    utils._upgrade_db = lambda engine: os.kill(os.getpid(), signal.SIGKILL)
+    Store().connect()
+
+
+def test_a_process_that_is_killed_while_it_makes_the_store(place):
+    process = FORKS.Process(target=die_while_making_the_store)
+    process.start()
+    process.join(600)
+    assert process.exitcode == -signal.SIGKILL
+    assert not (place / "mlflow.db").exists()
+    record(0, 1)
+    from frostline.tracking.store import Store
+
+    assert set(runs(Store())) == {"run 0"}
+    assert not list(place.glob(".mlflow.db.*"))
 
 
 def bring(number: int, barrier) -> None:

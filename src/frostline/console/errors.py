@@ -12,6 +12,8 @@ from frostline.console.units import size
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers for a full disk, an exceeded quota and an exceeded file size limit."""
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+"""NumPy's message for an array that is not written whole."""
 NO_MEMORY = (
     *("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc"),
     *("failed to map segment", "can't start new thread"),
@@ -87,10 +89,8 @@ def resource_errors(
     try:
         yield
     except (OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise OutOfResources(
-                f"the disk is full ({error.strerror}); make room and run the same command again"
-            ) from None
+        if isinstance(error, OSError) and is_full_disk(error):
+            raise _no_room(error) from None
         if not is_out_of_memory(error):
             raise
         advice = f"close other programs, or lower {' or '.join(lower)}, and run again"
@@ -111,7 +111,7 @@ def full_disk(folder: Path, need: str, advice: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if not is_full_disk(error):
             raise
         raise OutOfResources(f"{folder}: the disk is full; {need} there: {advice}") from None
 
@@ -119,7 +119,20 @@ def full_disk(folder: Path, need: str, advice: str) -> Iterator[None]:
 def system_error(error: OSError) -> FrostlineError:
     """Return an error of the operating system as one sentence."""
     where = f"{error.filename}: " if error.filename else ""
+    if is_full_disk(error):
+        return _no_room(error, where)
     return FrostlineError(f"{where}{error.strerror or error}; fix that and run again")
+
+
+def _no_room(error: OSError, where: str = "") -> OutOfResources:
+    why = error.strerror or "an array was not written whole"
+    return OutOfResources(f"{where}the disk is full ({why}); make room and run the same command again")
+
+
+def is_full_disk(error: OSError) -> bool:
+    """Return whether an error means that a disk, a quota or a file is full."""
+    # NumPy tells of a write that ended early without an error number.
+    return error.errno in NO_ROOM or SHORT_WRITE.fullmatch(str(error)) is not None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -23,7 +23,7 @@ from frostline.base import project
 from frostline.base.locks import exclusive
 from frostline.base.processes import process_is_alive
 from frostline.console.errors import FrostlineError
-from frostline.tracking import journal, local_store, metric_names, seed_groups
+from frostline.tracking import journal, local_store, metric_names, new_store, seed_groups
 from frostline.tracking.mlflow_errors import REFUSALS, reason
 from frostline.tracking.plot_queue import PendingPlots, PlotQueue, write_inside
 from frostline.tracking.run_tags import SEED_RUN, environment_tags, kind_of, tags_of, user
@@ -90,7 +90,9 @@ class Store:
             return self._open_read_only()
         name = self._name or project.experiment()
         with self.lock():
-            if self._database and self._database.exists():
+            if self._database and local_store.is_empty(self._database):
+                new_store.create(self._database)
+            elif self._database:
                 local_store.follow(self._database)
             client = MlflowClient(local_store.address(self._database) if self._database else self.uri)
             if experiment := client.get_experiment_by_name(name):
