@@ -429,3 +429,21 @@ def test_the_stage_loads_neither_torch_nor_pictures_before_it_runs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_it_repeats_what_prepare_and_leakage_warned_about(tmp_path: Path) -> None:
+    """Skipped files and near-duplicates limit what the numbers say."""
+    artifacts = write_study(tmp_path / "artifacts")
+    skipped = "1 file was skipped (dataset.json lists all): a/1.gif is an animation"
+    leaked = "2 images of the source look like one of the target"
+    write_text(artifacts / "data/target/dataset.json", json.dumps({"name": "signs", "warnings": [skipped]}))
+    write_text(artifacts / "leakage/leakage.json", json.dumps({"warnings": [leaked]}))
+    write_report(_config(), artifacts, tmp_path / "report")
+    text = (tmp_path / "report/report.md").read_text()
+    assert f"- signs: {skipped}.\n" in text
+    assert f"- {leaked} (artifacts/leakage/near-duplicates.png shows them).\n" in text
+    page = (tmp_path / "report/index.html").read_text()
+    assert skipped in page
+    write_text(artifacts / "data/target/dataset.json", "{")
+    with pytest.raises(FrostlineError, match=r"dataset\.json is damaged .* `dvc repro prepare@target`"):
+        write_report(_config(), artifacts, tmp_path / "report")

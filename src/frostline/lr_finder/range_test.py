@@ -9,11 +9,11 @@ from torch import Tensor
 from frostline.console.errors import FrostlineError, resource_errors
 from frostline.features.split_point import NetworkSplit
 from frostline.lr_finder.suggestion import Settings, Suggestion, diverges, learning_rates, smoothed, suggest
+from frostline.planning.phase_steps import PhaseSteps
 from frostline.schema import Run
 from frostline.training import machine
 from frostline.training.inference import reuse_of
 from frostline.training.inputs import TrainingInputs
-from frostline.training.phase_steps import PhaseSteps
 from frostline.training.run import set_up
 from frostline.training.services import Services
 

@@ -16,11 +16,11 @@ from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import NetworkSplit
 from frostline.models.initial_weights import NO_WEIGHTS
 from frostline.planning.outline import PhaseOutline
+from frostline.planning.phase_steps import PhaseSteps
 from frostline.schema import Run
 from frostline.training import garbage, machine
 from frostline.training.inference import reuse_of
 from frostline.training.inputs import load_inputs
-from frostline.training.phase_steps import PhaseSteps
 from frostline.training.run import Setup, set_up
 from frostline.training.services import Services
 

@@ -144,6 +144,11 @@ class _Leakage(_StageOutput):
     warnings: list[str]
 
 
+class _DataSet(_StageOutput):
+    name: str
+    warnings: list[str]
+
+
 class _Evaluation(_Repeated):
     runs: dict[Repetition, Scores]
 
@@ -200,14 +205,19 @@ def read_omitted(artifacts: Path, names: Sequence[str]) -> dict[str, str]:
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def read_leakage(artifacts: Path) -> list[str]:
-    """Return a note per warning of the stage leakage; none where there is no such stage."""
-    path = artifacts / "leakage" / "leakage.json"
-    if not path.is_file():
-        return []
-    with _checked_output("leakage", path):
-        warnings = _parsed(_Leakage, path).warnings
-    return [f"{warning} (artifacts/leakage/near-duplicates.png shows them)." for warning in warnings]
+def read_data_warnings(artifacts: Path) -> list[str]:
+    """Return a note per warning of the stages leakage and prepare@target, if they have outputs."""
+    notes: list[str] = []
+    leakage, target = artifacts / "leakage" / "leakage.json", artifacts / "data" / "target" / "dataset.json"
+    if leakage.is_file():
+        with _checked_output("leakage", leakage):
+            warnings = _parsed(_Leakage, leakage).warnings
+        notes += [f"{warning} (artifacts/leakage/near-duplicates.png shows them)." for warning in warnings]
+    if target.is_file():
+        with _checked_output("prepare@target", target):
+            data = _parsed(_DataSet, target)
+        notes += [f"{data.name}: {warning}." for warning in data.warnings]
+    return notes
 
 
 def read_arms(artifacts: Path, names: Sequence[str], repeats: Repeats) -> list[Arm]:

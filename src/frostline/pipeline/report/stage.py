@@ -76,7 +76,7 @@ def summarized(config: Report, artifacts: Path) -> "tuple[Summary, list[Arm]]":
         FrostlineError: as `write_report`.
     """
     from frostline.reporting import summary
-    from frostline.reporting.inputs import read_arms, read_leakage, read_omitted
+    from frostline.reporting.inputs import read_arms, read_data_warnings, read_omitted
     from frostline.reporting.repeats import Repeats
 
     if not artifacts.is_dir():
@@ -85,7 +85,7 @@ def summarized(config: Report, artifacts: Path) -> "tuple[Summary, list[Arm]]":
     repeats = Repeats(config.seeds, config.folds, config.dataset_folds or 1)
     arms = read_arms(artifacts, [name for name in config.arms if name not in omitted], repeats)
     study = summary.summarize(config.study, config.monitor, repeats, arms, omitted)
-    notes = [*read_leakage(artifacts), *study.notes]
+    notes = [*read_data_warnings(artifacts), *study.notes]
     return replace(study, notes=notes, setup=config.setup), arms
 
 
