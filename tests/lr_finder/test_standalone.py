@@ -56,8 +56,8 @@ def test_it_suggests_a_learning_rate_that_trains(tmp_path, capsys):
 def test_frozen_layers_run_once_and_give_the_same_losses(tmp_path):
     words = [*DIGITS, "backbone=resnet10t", "freeze=linear_probe", "input.size=32", "trainer.precision=fp32"]
     cached, whole = (range_test([*words, *more], tmp_path) for more in ([], ["features=off"]))
-    assert cached.layers.startswith("features at ")
-    assert whole.layers == "the whole network: features=off"
+    assert cached.trains_on.startswith("features at ")
+    assert whole.trains_on == "the whole network: features=off"
     assert cached.losses == pytest.approx(whole.losses, rel=1e-3)
 
 

@@ -57,7 +57,7 @@ def test_training_batches_are_the_epochs_images_and_as_many_as_the_plan_counts(i
 def test_another_batch_size_makes_other_batches_of_the_same_order():
     data = data_of(torch.zeros(50, dtype=torch.int64))
     before = torch.cat(data.training_rows(1))
-    data.next_batch_size = lambda: 7
+    data.images_of_next_step = lambda: 7
     data.train_dataloader()
     assert [len(rows) for rows in data.training_rows(1)] == [7] * 6 + [8]
     assert torch.equal(torch.cat(data.training_rows(1)), before)

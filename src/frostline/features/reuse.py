@@ -125,8 +125,8 @@ class FeatureExtractor:
             if view is None
             else {"seed": self.seed, "view": view, **self.augment.model_dump(exclude_none=True)}
         )
-        # All that the features depend on, since its hash is their key in the cache. `frostline cache` lists
-        # `backbone`, `cut` (the split point), `dataset` and `split` (train, val, …).
+        # All that the features depend on, and names for `frostline cache` to list: `backbone`, `cut` (the
+        # split point), `dataset` and `split` (train, val, …). The hash of all of it is the key in the cache.
         about: dict[str, Any] = {
             "format": FORMAT,
             "backbone": getattr(self.backbone, "name", self.backbone.kind),

@@ -71,7 +71,7 @@ class PhasePlan:
     lr: Mapping[str, float]
     """Group that trains → factor of the base learning rate."""
     layer_decay: float
-    """Factor of the learning rate per step of `Place.depth` from the head to the input; 1: no layer decay."""
+    """Factor of the learning rate per unit of `Place.depth` below the head; 1: no layer decay."""
     options: Mapping[str, Mapping[str, Any]]
     """Group that trains → optimizer options that override the optimizer's own."""
     weight_decay: float | None
@@ -110,7 +110,11 @@ class FreezePlan:
     """With the run's own batch size."""
 
     def phase_end(self, starts: Sequence[int]) -> int:
-        """Return the first step after the phase that `starts` ends with, if that does not end early."""
+        """Return the first step after the current phase, assuming that it does not end early.
+
+        Args:
+            starts: first step of each phase that has begun; the last of these phases is the current one.
+        """
         key = tuple(starts)
         if key not in self._ends:
             self._ends[key] = self._phase_end(key)

@@ -28,7 +28,7 @@ class RangeTest:
     smooth: list[float]
     suggestion: Suggestion | None
     """None: the loss falls at no learning rate."""
-    layers: str
+    trains_on: str
     """What each step trains on: ``features at fc:input``, or ``the whole network: …`` with the reason."""
     planned: int
     """Number of steps; fewer were taken if the loss diverged."""
@@ -57,7 +57,7 @@ def run_test(run: Run, inputs: TrainingInputs, services: Services, settings: Set
         return [reuse.features(split, setup.data.train, view) for view in reuse.view_numbers]
 
     steps = PhaseSteps(run, setup, reuse, 0, features)
-    services.say(f"lr-find: trains on {steps.layers}")
+    services.say(f"lr-find: trains on {steps.trains_on}")
     rates = learning_rates(settings.low, settings.high, settings.steps)
     losses: list[float] = []
     smooth: list[float] = []
@@ -81,7 +81,7 @@ def run_test(run: Run, inputs: TrainingInputs, services: Services, settings: Set
     taken = rates[: len(losses)]
     if stopped and len(taken) < len(rates):
         services.say(f"lr-find: stopped after {len(taken)} of {len(rates)} learning rates, {stopped}")
-    return RangeTest(taken, losses, smooth, suggest(taken, smooth), steps.layers, settings.steps)
+    return RangeTest(taken, losses, smooth, suggest(taken, smooth), steps.trains_on, settings.steps)
 
 
 def _losses(steps: PhaseSteps, rates: list[float]) -> Iterator[float]:

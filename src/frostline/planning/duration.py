@@ -1,7 +1,7 @@
-"""How long a run trains on this machine, from a few real steps of each phase."""
+"""How long a run trains on this machine, from the times of a few training steps of each phase."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,12 +25,13 @@ from frostline.training.run import Setup, set_up
 from frostline.training.services import Services
 
 WARM_UP, STEPS, SECONDS = 2, 5, 10.0
-"""Steps of each phase that are not measured; those that are; the time after which fewer have to do."""
+"""Per phase: steps before those that are measured, measured steps, and the seconds after which there are
+fewer."""
 
 
 @dataclass(frozen=True)
 class Duration:
-    """An estimate: what reading images, starting Python and evaluating take is not in it."""
+    """An estimate. It excludes reading images, starting Python and measuring the test split."""
 
     phases: Sequence[float]
     """Seconds of each phase: its steps, its validations, and the features that it reuses."""
@@ -50,7 +51,7 @@ class Duration:
 def measure(
     run: Run, folder: Path, outlines: Sequence[PhaseOutline], seeds: int, services: Services
 ) -> Duration:
-    """Measure the median of a few training steps per phase, and of a forward pass; multiply by their numbers.
+    """Measure a few training steps of each phase, and forward passes; multiply by how many the run takes.
 
     The network has random weights, since their values do not change the time, and those of a pretraining may
     not exist yet.
@@ -79,18 +80,22 @@ def measure(
 
 
 def _phase_seconds(steps: PhaseSteps, outline: PhaseOutline, reuse: FeatureExtractor) -> float:
-    measured = _step_seconds(steps)
-    per_image = _forward_seconds(steps)
-    validated = sum(len(images) for images in steps.data.validation.values())
-    total = outline.steps * median(measured)
-    if steps.reused is None:
-        return total + outline.epochs * validated * per_image
-    # Frozen layers run once; what is after them takes a negligible part of a validation.
-    return total + (len(reuse.view_numbers) * len(steps.data.train) + validated) * per_image
+    data, reused, device = steps.data, steps.reused, steps.device
+    validated = sum(len(images) for images in data.validation.values())
+    training = outline.steps * median(_step_seconds(steps))
+    rows = torch.arange(min(data.eval_batch_size, len(data.train), len(data.validation["val"])))
+    images = data.validation_images("val", rows, device)
+    whole = _forward_seconds(steps, lambda: steps.classifier.forward(images)) / len(rows)
+    if reused is None:
+        return training + outline.epochs * validated * whole
+    # Frozen layers run once per image and view, the layers after them in every validation.
+    rest = _forward_seconds(steps, lambda: reused.training(rows, 0, device)) / len(rows)
+    once = len(reuse.view_numbers) * len(data.train) + validated
+    return training + outline.epochs * validated * rest + once * whole
 
 
 def _step_seconds(steps: PhaseSteps) -> list[float]:
-    """Return the seconds of some training steps; the loss of each is read, which waits for a GPU."""
+    """Return the seconds of some training steps; reading a step's loss waits until a GPU has computed it."""
     seconds: list[float] = []
     for step, (epoch, rows) in enumerate(islice(steps.batches(), WARM_UP + STEPS)):
         begun = time.perf_counter()
@@ -102,10 +107,8 @@ def _step_seconds(steps: PhaseSteps) -> list[float]:
     return seconds[WARM_UP:] or seconds[1:]
 
 
-def _forward_seconds(steps: PhaseSteps) -> float:
-    """Return the seconds of a forward pass of the whole network per image, as in a validation."""
-    rows = torch.arange(min(steps.data.eval_batch_size, len(steps.data.validation["val"])))
-    images = steps.data.validation_images("val", rows, steps.device)
+def _forward_seconds(steps: PhaseSteps, forward: Callable[[], Tensor]) -> float:
+    """Return the seconds of the fastest of three forward passes in eval mode."""
     network = steps.classifier.network
     was_training = network.training
     seconds = []
@@ -113,13 +116,16 @@ def _forward_seconds(steps: PhaseSteps) -> float:
         network.eval()
         for _ in range(3):
             begun = time.perf_counter()
-            steps.classifier.forward(images).sum().item()
+            forward().sum().item()
             seconds.append(time.perf_counter() - begun)
         network.train(was_training)
-    return min(seconds) / len(rows)
+    return min(seconds)
 
 
 def _stand_in(split: NetworkSplit, setup: Setup, reuse: FeatureExtractor) -> list[Tensor]:
-    """Return features of zeros that take no memory, (N, …) per view: they take as long as real ones."""
+    """Return zeros in place of the features, (N, …) per view; on a CPU, they take the memory of one image.
+
+    Steps take as long on them as on real features.
+    """
     one = torch.zeros((1, *split.shape), dtype=split.dtype)
     return [one.expand(len(setup.data.train), *split.shape) for _ in reuse.view_numbers]

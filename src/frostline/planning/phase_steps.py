@@ -30,7 +30,7 @@ class PhaseSteps:
             reuses features.
     """
 
-    layers: str
+    trains_on: str
     """What each step trains on: ``features at fc:input``, or ``the whole network: …`` with the reason."""
 
     def __init__(
@@ -43,9 +43,9 @@ class PhaseSteps:
     ) -> None:
         self.classifier, self.data, self.device = setup.classifier, setup.data, device_of(run.trainer.device)
         self._run, self._phase = run, phase
-        size = self.classifier.plan.phases[phase].batch_size or run.trainer.batch_size
-        self.data.next_batch_size = run.trainer.model_copy(update={"batch_size": size}).images_per_step
-        self.data.train_dataloader()  # applies the size
+        size = self.classifier.plan.phases[phase].batch_size
+        self.data.images_of_next_step = lambda: run.trainer.images_per_step(size)
+        self.data.train_dataloader()  # it asks for the number of images
         self._enter_phase()
         self._optimizer, self._factors = self._optimizer_of_phase()
         self.reused = self._reused(reuse, features)
@@ -96,7 +96,7 @@ class PhaseSteps:
         self._optimizer.step()
 
     def _enter_phase(self) -> None:
-        """Freeze what the phase does not train."""
+        """Prepare the network for the phase: device, BatchNorm statistics, dropout, frozen layers."""
         network, plan, phase = self.classifier.network, self.classifier.plan, self._phase
         network.to(self.device)
         dropout = trainable.Dropout(network)
@@ -114,7 +114,7 @@ class PhaseSteps:
         optimizer.param_groups[:] = groups
         factors = []
         for slot, group in zip(slots, groups, strict=True):
-            assert slot is not None
+            assert slot is not None  # the optimizer has the network's parameters and no others
             group.update(plan.options(self._phase, slot.group, decays=slot.decays))
             factors.append(plan.group_factor(self._phase, slot.group, slot.depth))
         return optimizer, factors
@@ -126,8 +126,8 @@ class PhaseSteps:
         network, plan = self.classifier.network, self.classifier.plan
         split = reuse.split_network(network, plan, self._phase, self.data.train)
         if isinstance(split, NoSplit):
-            self.layers = f"the whole network: {split.reason}"
+            self.trains_on = f"the whole network: {split.reason}"
             return None
-        self.layers = f"features at {split.name}"
+        self.trains_on = f"features at {split.name}"
         held = [held_on(tensor, self.device) for tensor in features(split)]
         return ReusedFeatures(split, held, None, reuse.precision_after_split(network, plan, self._phase))

@@ -117,7 +117,7 @@ class ImageData(pl.LightningDataModule):
         self._augments, self.balanced = augmentation.changes_images, trainer.sampling == "balanced"
         constant = not (self._augments or mixes(augmentation))
         self._cached = constant and train.pixels.numel() <= MAX_NORMALISED
-        self.next_batch_size: Callable[[], int] = trainer.images_per_step
+        self.images_of_next_step: Callable[[], int] = trainer.images_per_step
         """Returns the images per step of the next epoch; called whenever Lightning asks for the loader."""
         self._step_size = trainer.images_per_step()
         self.steps = Steps(lambda: len(batches.sizes(len(self.train), self._step_size)))
@@ -134,7 +134,7 @@ class ImageData(pl.LightningDataModule):
 
     def train_dataloader(self) -> Steps:
         """Return the next epoch's steps."""
-        self._step_size = self.next_batch_size()
+        self._step_size = self.images_of_next_step()
         return self.steps
 
     def val_dataloader(self) -> ValBatches:

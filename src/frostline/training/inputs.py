@@ -1,4 +1,4 @@
-"""The inputs of training, which runs share that differ only in the seed: resized images, initial weights."""
+"""What runs that differ only in their seed have in common: resized images and initial weights."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,15 +87,16 @@ def load_inputs(run: Run, folder: Path, initial: InitialWeights, services: Servi
     index = data.index
     spec = input_spec(run.backbone, initial, run.input)
     rows = np.sort(np.concatenate([index.rows("train"), index.rows("val")]))
-    # Of a study's arms, which have the same images, only the one from scratch warns; so do pretraining and
-    # single runs. Whoever sets `input.fit` has chosen.
+    # All arms of a study crop the same images, so only the arm from scratch warns of it. Pretraining and
+    # single runs, which have no arm, warn too. If `input.fit` is set, the user has chosen.
     warns = run.arm is None or isinstance(run.weights, NoWeights)
     if warns and run.input.fit is None and (sentence := crop_warning(index, spec)):
         services.say(f"frostline: warning: {sentence}")
     transforms.check(run.augment, spec)
     uncropped = None
-    # If the cache of resized images has no room for both kinds, the second is decoded at each read. Every
-    # training step reads the uncropped ones, while only validations read the others.
+    # Uncropped images are loaded first: if the cache has no room for them and for the images of the input's
+    # size, those loaded last are decoded at each read. Every training step reads the uncropped ones, and
+    # validation the others.
     if transforms.crops(run.augment):
         uncropped = load_pixels(data, rows, transforms.uncropped(spec), services.progress, services.scratch)
     pixels = load_pixels(data, rows, spec, services.progress, services.scratch)

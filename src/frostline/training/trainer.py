@@ -151,7 +151,9 @@ def fit(
         )
         if batch_size_changes:
             phase_at = callbacks.freezing.phase_at
-            data.next_batch_size = lambda: config.images_per_step(phase_at(trainer.global_step).batch_size)
+            data.images_of_next_step = lambda: config.images_per_step(
+                phase_at(trainer.global_step).batch_size
+            )
         if plan.phases:
             try:
                 trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
