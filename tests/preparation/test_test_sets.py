@@ -60,6 +60,52 @@ def test_of_a_test_set_with_splits_the_test_split_is_used(root, tmp_path):
     assert all(key.startswith("test/") for key in index.keys)
 
 
+def test_a_test_set_needs_no_train_split(root, tmp_path):
+    other = plant_splits(tmp_path / "other", ("test",))
+    setup = with_tests(image_folder(root), other={"root": str(other)})
+    prepare(setup, tmp_path / "out")
+    index = Index.read(tmp_path / "out" / "test_sets" / "other")
+    assert len(index) == 12
+    assert all(key.startswith("test/") for key in index.keys)
+    with pytest.raises(FrostlineError, match="has test but no train folder: add one"):
+        prepare(Prepare(dataset=image_folder(other).dataset), tmp_path / "alone")
+
+
+def test_the_test_split_of_a_test_set_may_lack_classes(root, tmp_path):
+    other = plant_splits(tmp_path / "other", ("train", "val", "test"))
+    shutil.rmtree(other / "test" / "dog")
+    (other / "val" / "broken.png").write_bytes(b"")
+    setup = with_tests(image_folder(root), other={"root": str(other)})
+    prepare(setup, tmp_path / "out")
+    index = Index.read(tmp_path / "out" / "test_sets" / "other")
+    assert {index.classes[label] for label in index.labels} == {"cat"}
+    assert all(key.startswith("test/cat/") for key in index.keys)
+
+
+@pytest.mark.parametrize("task", [None, "multi_label"])
+def test_the_test_set_of_a_table_may_be_a_test_split_alone(task, tmp_path):
+    file = write_table(tmp_path / "x.csv", plant_flat(tmp_path))
+    others = [row for i, row in enumerate(plant_flat(tmp_path / "other", images=24)) if i % 24 >= 12]
+    for name, splits, used in (
+        ("alone", ["test"], 24),
+        ("both", ["train", "test"], 12),
+        ("neither", ["train", "val"], 24),
+        ("none", [""], 24),
+    ):
+        rows = [[*row, splits[i % len(splits)]] for i, row in enumerate(others)]
+        other = write_table(tmp_path / "other" / f"{name}.csv", rows, ["image", "label", "split"])
+        setup = with_tests(table(file, task=task), other={"file": str(other)})
+        prepare(setup, tmp_path / name)
+        index = Index.read(tmp_path / name / "test_sets" / "other")
+        assert (len(index), set(index.splits)) == (used, {"test"})
+    rows = [[*row, "test" if i else ""] for i, row in enumerate(others)]
+    write_table(other, rows, ["image", "label", "split"])
+    with pytest.raises(
+        FrostlineError, match=r"splits '', 'test'; allowed: train, val and test, or no splits at all$"
+    ):
+        prepare(setup, tmp_path / "mixed")
+
+
 def test_tables_share_the_columns(tmp_path):
     root = plant(tmp_path / "photos")
     other = plant(tmp_path / "other", seed=70_000)

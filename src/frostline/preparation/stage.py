@@ -38,7 +38,7 @@ from frostline.duplicates.hashes import HASHES_FILE, hashes, write_hashes
 from frostline.duplicates.search import Pair, groups_of, near_pairs, near_pairs_over_folds, repeated
 from frostline.preparation.assignment import assign
 from frostline.preparation.examine import Reading, examine
-from frostline.preparation.test_sets import check_apart, index_of_test_set, open_test_set
+from frostline.preparation.test_sets import check_apart, index_of_test_set, open_named
 
 NEAR_DUPLICATES_FILE = "near-duplicates.png"
 """The contact sheet of near-duplicates, beside the index; it is there if there are any."""
@@ -120,7 +120,7 @@ class _Opened:
 
 def _open(config: schema.Prepare, progress: Progress = no_progress) -> _Opened:
     source = open_source(config.dataset, progress)
-    tests = {name: (test, open_test_set(name, test)) for name, test in further_tests(config.dataset).items()}
+    tests = {name: (test, open_named(name, test)) for name, test in further_tests(config.dataset).items()}
     return _Opened(source, tests, PixelFormat(config.channels, config.depth or 8))
 
 

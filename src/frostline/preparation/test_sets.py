@@ -1,7 +1,6 @@
 """Further test sets of a data set: another scanner, site or style, measured once, at the end."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -12,27 +11,22 @@ from frostline.data.prepared.index import Index
 from frostline.data.reading.checks import some
 from frostline.data.reading.decode import printable
 from frostline.data.reading.source import Source
-from frostline.data.reading.sources import open_source
+from frostline.data.reading.sources import open_test_set
 from frostline.duplicates.search import Pair, near_matches
 from frostline.preparation.assignment import check_labelled
 from frostline.preparation.examine import Reading
 
 
-def open_test_set(name: str, dataset: schema.Dataset) -> Source:
-    """Return a further test set: its test split if it has splits of its own, else all of it.
+def open_named(name: str, dataset: schema.Dataset) -> Source:
+    """Return a further test set.
 
     Raises:
-        FrostlineError: as `open_source`; the sentence names the key of the test set.
+        FrostlineError: as `open_test_set`; the sentence names the key of the test set.
     """
     try:
-        source = open_source(dataset, least_classes=1)
+        return open_test_set(dataset)
     except FrostlineError as error:
         raise FrostlineError(f"dataset.test_sets.{name}.{str(error).removeprefix('dataset.')}") from None
-    rows = np.flatnonzero(source.rows.splits == "test")
-    if not len(rows):
-        return source
-    images = None if source.images is None else source.images[rows]
-    return replace(source, rows=source.rows.take(rows), images=images)
 
 
 def index_of_test_set(name: str, dataset: schema.Dataset, reading: Reading, known: Sequence[str]) -> Index:

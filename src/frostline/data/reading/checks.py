@@ -139,7 +139,7 @@ def check_rows(rows: Rows, classes: Sequence[str], place: str) -> None:
     """
     labels, splits = rows.labels, dict.fromkeys(rows.splits.tolist())
     if labels.ndim == 2:
-        _check_split_names(splits.keys(), place)
+        check_split_names(rows.splits, place)
         train = labels[np.isin(rows.splits, ("", "train"))]
         _check_occurring(labels.max(axis=0, initial=0), classes, place)
         _check_occurring(train.max(axis=0, initial=0), classes, place, " in its train split")
@@ -149,7 +149,7 @@ def check_rows(rows: Rows, classes: Sequence[str], place: str) -> None:
             f"{place}: row {beyond[0]} has label {labels[beyond[0]]}; allowed: 0 to {len(classes) - 1}, one"
             " for each class"
         )
-    _check_split_names(splits.keys(), place)
+    check_split_names(rows.splits, place)
     _check_occurring(np.bincount(labels, minlength=len(classes)), classes, place)
     occurring = {split: np.unique(labels[rows.splits == split]).tolist() for split in splits}
     check_class_sets({split: {classes[label] for label in own} for split, own in occurring.items()}, place)
@@ -161,13 +161,20 @@ def _check_occurring(counts: NDArray[Any], classes: Sequence[str], place: str, w
         raise FrostlineError(f"{place} has no images of {named}{where}: add some or remove the class")
 
 
-def _check_split_names(names: Set[str], place: str) -> None:
-    unknown = sorted(names - {"", *SPLITS})
-    if unknown or ("" in names and len(names) > 1) or ("" not in names and "train" not in names):
+def check_split_names(splits: NDArray[np.str_], place: str, *, further_test: bool = False) -> None:
+    """Refuse unknown names of splits, and rows without one beside others.
+
+    Args:
+        splits: (N,) names; all '': the data set has no splits.
+        place: names the data set.
+        further_test: whether it is a further test set, which needs no train split.
+    """
+    names = set(splits.tolist())
+    without_train = not further_test and "" not in names and "train" not in names
+    if names - {"", *SPLITS} or ("" in names and len(names) > 1) or without_train:
         found = ", ".join(repr(name) for name in sorted(names))
-        raise FrostlineError(
-            f"{place} has splits {found}; allowed: train with val, test or both, or no splits at all"
-        )
+        some_of = "train, val and test" if further_test else "train with val, test or both"
+        raise FrostlineError(f"{place} has splits {found}; allowed: {some_of}, or no splits at all")
 
 
 def check_columns(rows: Rows, place: str) -> None:

@@ -32,12 +32,16 @@ _OF_SPLITS = re.compile(r"set|split|data|images?|imgs?|seg|[-_. 0-9]")
 """What the names of splits have beside the split: seg_train, test_set, val2017."""
 
 
-def scan(root: Path) -> FileSource:
+def scan(root: Path, only: str | None = None) -> FileSource:
     """List the images under `root` by split, class and path, without reading them.
 
     Classes are folders, numbered by name in code-point order; folders inside a class belong to it. If the
     folders of the root are named train, val and test (also valid, validation, training, testing), they are
     splits.
+
+    Args:
+        only: the split of a further test set, which alone is listed where the root has it; otherwise all
+            are, and none has to be there. None: all, which need a train split and the same classes.
 
     Raises:
         FrostlineError: the tree is not a data set: missing, flat, fewer than two classes, an empty class,
@@ -48,7 +52,7 @@ def scan(root: Path) -> FileSource:
     place = f"dataset.root: {root}"
     _check_root(root, place)
     try:
-        class_folders = _class_folders(root, log, place)
+        class_folders = _class_folders(root, log, place, only)
         _check_forms(class_folders, place)
         names = sorted({folder.name for folder in class_folders})
         numbers = {name: number for number, name in enumerate(names)}
@@ -65,7 +69,8 @@ def scan(root: Path) -> FileSource:
             _check_depth(class_folders, place)
         _check_empty(empty, log, place)
         check_classes(names, place)
-        check_class_sets(_class_sets(class_folders), place)
+        if only is None:
+            check_class_sets(_class_sets(class_folders), place)
     except FrostlineError as error:
         if not log.problems:
             raise
@@ -100,7 +105,7 @@ def _check_root(root: Path, place: str) -> None:
         raise FrostlineError(f"{place} {unreadable(root, error)}") from None
 
 
-def _class_folders(root: Path, log: ScanLog, place: str) -> list[_ClassFolder]:
+def _class_folders(root: Path, log: ScanLog, place: str, only: str | None) -> list[_ClassFolder]:
     """Return the class folders by split and name; the split is '' if the root has no split folders."""
     folders, loose = list_folder(root, "", log)
     _refuse_loose(loose, folders, place, log)
@@ -118,6 +123,10 @@ def _class_folders(root: Path, log: ScanLog, place: str) -> list[_ClassFolder]:
             f"{place} has both split folders ({', '.join(splits)}) and others ({some(others)}): "
             "move the others out, or all classes into the splits"
         )
+    if only in splits.values():
+        splits = {name: split for name, split in splits.items() if split == only}
+    elif only is None and "train" not in splits.values():
+        raise FrostlineError(f"{place} has {' and '.join(splits)} but no train folder: add one")
     return list(_split_folders(root, splits, log, place))
 
 
@@ -126,8 +135,6 @@ def _split_folders(root: Path, splits: dict[str, str], log: ScanLog, place: str)
         named = [folder for folder, meaning in splits.items() if meaning == split]
         if len(named) > 1:
             raise FrostlineError(f"{place} has {' and '.join(named)}, which mean the same split: merge them")
-        if split == "train" and not named:
-            raise FrostlineError(f"{place} has {' and '.join(splits)} but no train folder: add one")
         for folder in named:
             path = root / folder
             above = frozenset({identity(root), identity(path)})

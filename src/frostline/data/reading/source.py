@@ -20,6 +20,7 @@ from frostline.data.reading.checks import (
     check_images,
     check_keys,
     check_rows,
+    check_split_names,
 )
 from frostline.data.reading.rows import Rows, numbered
 from frostline.data.reading.stores import FolderStore, Store
@@ -115,14 +116,15 @@ class Source:
         return digest.hexdigest()
 
 
-def checked(given: Any, place: str, *, several: bool = False, least: int = 2) -> Source:
+def checked(given: Any, place: str, *, several: bool = False, further_test: bool = False) -> Source:
     """Return what a kind of data set or a plug-in gives as a `Source`.
 
     Args:
         given: a `Source`, `FileSource` or `ArraySource`, or any object with the fields of the latter.
         place: names the data set.
         several: whether an image may have any number of labels.
-        least: the number of classes that it needs.
+        further_test: whether it is a further test set, which needs one class, and of which the test split is
+            used, if it has one.
 
     Raises:
         FrostlineError: it is not a data set; says what to change.
@@ -133,15 +135,17 @@ def checked(given: Any, place: str, *, several: bool = False, least: int = 2) ->
         source = given
     else:
         source = _of_arrays(given, place, several=several)
+    if further_test:
+        source = _tests_of(source, place)
     try:
-        check_count(source.classes, place, least)
+        check_count(source.classes, place, 1 if further_test else 2)
     except FrostlineError as error:
         if not source.problems:
             raise
         raise FrostlineError(f"{error}; also, {source.problems[0].key} {source.problems[0].reason}") from None
     check_classes(source.classes, place)
     classes, rows = tuple(map(nfc, source.classes)), source.rows
-    if least == 1:
+    if further_test:
         classes, rows = _occurring(classes, rows)
     if source.store is not None:
         check_keys(rows.keys, place)
@@ -153,6 +157,16 @@ def checked(given: Any, place: str, *, several: bool = False, least: int = 2) ->
     return Source(classes, rows, source.images, source.store, source.problems, source.warnings)
 
 
+def _tests_of(source: Source, place: str) -> Source:
+    """Return the test split of a further test set, or all of it, as a data set without splits."""
+    check_split_names(source.rows.splits, place, further_test=True)
+    tests = np.flatnonzero(source.rows.splits == "test")
+    if len(tests):
+        images = None if source.images is None else source.images[tests]
+        source = replace(source, rows=source.rows.take(tests), images=images)
+    return replace(source, rows=replace(source.rows, splits=np.full(len(source), "")))
+
+
 def _occurring(classes: tuple[str, ...], rows: Rows) -> tuple[tuple[str, ...], Rows]:
     """Return the classes that occur, since a test set may lack some, and the rows with their numbers."""
     labels = rows.labels
@@ -162,7 +176,8 @@ def _occurring(classes: tuple[str, ...], rows: Rows) -> tuple[tuple[str, ...], R
     else:
         present, positions = np.unique(labels, return_inverse=True)
         kept = positions.astype(labels.dtype)
-    if not len(present) or present[0] < 0 or present[-1] >= len(classes):
+    out_of_range = labels.ndim == 1 and (not len(present) or present[0] < 0 or present[-1] >= len(classes))
+    if out_of_range:  # `check_rows` says so
         return classes, rows
     return tuple(classes[number] for number in present.tolist()), replace(rows, labels=kept)
 

@@ -18,20 +18,32 @@ from frostline.data.reading.stores import FolderStore, Store
 __all__ = ["ArraySource", "FileEntry", "FileSource", "Source"]
 
 
-def open_source(
-    dataset: schema.Dataset, progress: Progress = no_progress, *, least_classes: int = 2
-) -> Source:
+def open_source(dataset: schema.Dataset, progress: Progress = no_progress) -> Source:
     """Open a data set: arrays are loaded, folders are listed, tables are read.
 
     Args:
         progress: shows the rows of a table that are read.
-        least_classes: one for a further test set.
 
     Raises:
         FrostlineError: it is not available or not a data set; says how to get it or what to change.
     """
     source = SOURCES[dataset.kind](dataset, progress)
-    return checked(source, place_of(dataset), several=schema.is_multi_label(dataset), least=least_classes)
+    return checked(source, place_of(dataset), several=schema.is_multi_label(dataset))
+
+
+def open_test_set(dataset: schema.Dataset) -> Source:
+    """Open a further test set: its test split if it has one, else all of it.
+
+    It needs one class and no train split, and its other splits may have other classes.
+
+    Raises:
+        FrostlineError: as `open_source`.
+    """
+    if isinstance(dataset, schema.ImageFolder):
+        source: Any = scan(_root(dataset), only="test")
+    else:
+        source = SOURCES[dataset.kind](dataset, no_progress)
+    return checked(source, place_of(dataset), several=schema.is_multi_label(dataset), further_test=True)
 
 
 def classes_of(dataset: schema.Dataset) -> tuple[str, ...]:
