@@ -29,6 +29,8 @@ def test_pt2_takes_any_number_of_images(photo_run, trained, tmp_path, capsys):
         ours = trained.serving_model()(images)
         for count in (5, 1):
             assert theirs(images[:count]) == pytest.approx(ours[:count], abs=1e-6)
+        with pytest.raises(RuntimeError, match="Expected: Byte, Got: float"):  # from 0 to 1, as others scale
+            theirs(images / 255)
     about = json.loads(files["frostline.json"])
     assert about["classes"] == ["cat", "dog & más"]
     assert about["input"]["size"] == 16

@@ -45,6 +45,8 @@ class ServingModel(nn.Module):
             (N, K) float32; with one label per image each row sums to one.
         """
         torch._assert(images.dtype == self.dtype, f"images have to be {self.kind}, 0 to {self.white}")
+        # The check above is no part of an exported program, which would silently accept images from 0 to 1.
+        torch.ops.aten._assert_tensor_metadata.default(images, dtype=self.dtype)
         logits: Tensor = self.network((images / self.white - self.mean) / self.std).float()
         return logits.sigmoid() if self.several_labels else logits.softmax(1)
 
