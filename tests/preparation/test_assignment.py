@@ -91,6 +91,17 @@ def test_folds_of_a_column(patients, tmp_path):
         prepare(table(patients, {"fold": "patient"}, folds=3), tmp_path / "out")
 
 
+def test_a_class_in_one_fold_of_a_column(tmp_path):
+    rows = plant_flat(tmp_path)
+    listed = [[path, label, 0 if label == "cat" else i % 3] for i, (path, label) in enumerate(rows)]
+    file = write_table(tmp_path / "x.csv", listed, ["image", "label", "fold"])
+    with pytest.raises(
+        FrostlineError,
+        match=r"without fold 0 there is no training image of 'cat': give the class images in more folds",
+    ):
+        prepare(table(file, folds=3), tmp_path / "out")
+
+
 def test_a_group_in_two_given_folds(patients, tmp_path):
     rows = _rows(patients)
     rows[0][3] = "1"

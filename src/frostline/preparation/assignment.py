@@ -197,9 +197,10 @@ def _folds(rows: Rows, drawing: _Drawing) -> Assignment:
         others = np.flatnonzero(numbers != fold)
         splits[others, fold], _ = drawing.draw(others, {"val": dataset.split.val, "test": None})
         if lost := _untrained(drawing, splits[:, fold]):
+            more = "groups" if rows.folds is None else "folds"
             raise FrostlineError(
                 f"dataset.folds={folds}: without fold {fold} there is no training image of {lost}: give the "
-                "class images in more groups, or remove it"
+                f"class images in more {more}, or remove it"
             )
         _check_measurable(drawing, splits[:, fold])
     if drawing.labels.ndim == 2:

@@ -206,9 +206,10 @@ def test_several_labels_as_names_cells_and_columns(tmp_path):
     sets = [[[], ["cat"], ["dog", "cat"]][i % 3] for i in range(12)]
     marks = {name: pyarrow.array([name in own for own in sets]) for name in NAMES}
     cells = pyarrow.array(["|".join(own) for own in sets])
-    save(tmp_path, features={}, names=pyarrow.array(sets), cells=cells, **marks)
+    missing = pyarrow.array([[*own, None] for own in sets])
+    save(tmp_path, features={}, names=pyarrow.array(sets), missing=missing, cells=cells, **marks)
     expected = [[int(name in own) for name in sorted(NAMES)] for own in sets]
-    for column in ("names", "cells"):
+    for column in ("names", "missing", "cells"):
         source = opened(tmp_path, columns={**COLUMNS, "label": column}, task="multi_label")
         assert (source.classes, source.rows.labels.tolist()) == (("cat", "dog"), expected)
     source = opened(

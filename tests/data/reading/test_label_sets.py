@@ -16,6 +16,7 @@ from frostline.data.reading.label_sets import like_list, listed, names_of, notes
         ("cat;", ("cat",)),
         ('["dog", "red cat"]', ("dog", "red cat")),
         ("[2, 10]", ("10", "2")),
+        ('["dog", null]', ("dog",)),
         ("Tench, Tinca tinca;dog", ("Tench, Tinca tinca", "dog")),
         ("a|b;c", ("a|b", "c")),  # ; comes first
     ],

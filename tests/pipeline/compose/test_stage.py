@@ -1,5 +1,6 @@
 """The stage that resolves a selection: whole or not at all, and nothing that can't work gets past it."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -251,6 +252,21 @@ def test_a_folder_that_can_not_be_used_names_its_key(folders, data, sentence):
     with pytest.raises(FrostlineError) as caught:
         resolve()
     assert str(caught.value).startswith(sentence)
+
+
+def test_a_renamed_folder_is_renamed_in_the_experiment_too(folders):
+    experiment = folders / "conf" / "experiment" / "own.yaml"
+    experiment.parent.mkdir(parents=True, exist_ok=True)
+    defaults = "defaults: [article_mlp, override /dataset: image_folder]"
+    experiment.write_text(f"# @package _global_\n{defaults}\ndataset: {{root: gone}}\n")
+    text = FOLDERS.replace("article_mlp", "own").replace("dataset: image_folder\n", "")
+    (folders / "params.yaml").write_text(text)
+    expected = (
+        "params.yaml: data.target: found 'mine', but dataset.root is 'gone', which doesn't exist; set "
+        "dataset.root=mine in the experiment, too"
+    )
+    with pytest.raises(FrostlineError, match=f"^{re.escape(expected)}$"):
+        resolve()
 
 
 @pytest.mark.parametrize(

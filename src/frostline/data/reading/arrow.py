@@ -174,6 +174,7 @@ class _Part:
         for row, value in enumerate(self.table[column].to_pylist()):
             try:
                 if isinstance(value, list):
+                    value = [item for item in value if item is not None]
                     own = [names[_number(item, names)] if names else str(item) for item in value]
                     check.add(list(map(str, value)))
                 else:

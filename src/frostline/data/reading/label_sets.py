@@ -53,7 +53,8 @@ def text_of(labels: NDArray[np.integer], classes: Sequence[str]) -> str:
 def listed(cell: str) -> tuple[str, ...]:
     """Return the labels in a table's cell, sorted, each once.
 
-    The cell is a JSON list, or names separated by ``;`` or ``|``; an empty cell has no label.
+    The cell is a JSON list, or names separated by ``;`` or ``|``; an empty cell has no label, and a null in a
+    list is none.
 
     >>> listed("dog; cat"), listed("cat|dog"), listed('["dog", "cat"]'), listed("")
     (('cat', 'dog'), ('cat', 'dog'), ('cat', 'dog'), ())
@@ -75,7 +76,7 @@ def items(cell: str) -> list[str]:
         names = json.loads(text)
         if not isinstance(names, list) or any(isinstance(name, list | dict) for name in names):
             raise ValueError("its items must be names")
-        return [str(name) for name in names]
+        return [str(name) for name in names if name is not None]
     separator = next((mark for mark in SEPARATORS if mark in text), LABEL_SEPARATOR)
     return text.split(separator) if text else []
 

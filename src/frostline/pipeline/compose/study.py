@@ -174,6 +174,11 @@ def _check_watched(name: str, path: str, read: str, composed: Mapping[str, str |
         )
     used = composed.get(read)
     if used is not None and (not watches or absolute(path) != absolute(used)):
+        if watches and absolute(path).exists() and not absolute(used).exists():
+            raise FrostlineError(
+                f"{key}: found {path!r}, but {read} is {used!r}, which doesn't exist; set {read}={path} in"
+                " the experiment, too"
+            )
         raise FrostlineError(
             f"{key}: found {path!r}, but {read} is {used!r}, where DVC would not see a change; set"
             f" {WATCHED}.{name}: {used}, or, for one run, dvc exp run -S '{WATCHED}.{name}={used}'"
