@@ -1,7 +1,11 @@
 """What other tools' users type, and that the override which the error names works."""
 
+import os
 import re
 import shlex
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -34,6 +38,45 @@ def test_a_key_of_another_tool_names_frostlines(synonym):
     followed = composed(*instead)
     found = OmegaConf.select(followed, key)
     assert found.kind == "mlp" if key == "backbone" else str(found) == value
+
+
+def test_a_known_key_of_another_option_names_the_option_or_the_allowed_keys():
+    assert error_of("dataset=digits", "dataset.root=photos") == (
+        "dataset.root: the chosen dataset has no such key; choose dataset=image_folder"
+    )
+    assert error_of("loss=mse", "loss.label_smoothing=0.1").startswith(
+        "loss.label_smoothing: unknown key; allowed: loss."
+    )
+
+
+def test_a_plus_before_a_key_that_exists_is_refused_as_such():
+    assert error_of("+seed=1") == "seed: already in the config; remove the plus"
+    assert error_of("+optimizer.lr=1") == "optimizer.lr: already in the config; remove the plus"
+
+
+@pytest.mark.parametrize("closed", [".", "a"])
+def test_a_folder_that_cannot_be_read_is_not_called_empty(closed):
+    with tempfile.TemporaryDirectory() as place:  # tmp_path is closed to others than root
+        Path(place).chmod(0o755)
+        root = Path(place, "photos")
+        (root / "a").mkdir(parents=True)
+        assert hints.is_empty(root)
+        (root / closed).chmod(0)
+        with as_nobody():
+            assert not hints.is_empty(root)
+        (root / closed).chmod(0o755)
+
+
+@contextmanager
+def as_nobody():
+    """For root, who may read every folder."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def test_a_model_of_timm_is_a_name_of_the_backbone_timm():

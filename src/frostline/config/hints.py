@@ -1,6 +1,7 @@
 """What a user probably means by an override that frostline does not know, as an override that works."""
 
 import difflib
+import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -8,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from frostline.base import project
-from frostline.base.files import files_below
 from frostline.base.formats import read_yaml
 from frostline.base.run_folder import CHECKPOINTS, WEIGHTS
 from frostline.config import timm_models
@@ -106,6 +106,9 @@ def of_key(key: str, overrides: Sequence[str]) -> str | None:
     if name not in KEYS or (group and group != KEYS[name].rpartition(".")[0]):
         return None
     typed = dict(o.lstrip("+~").partition("=")[::2] for o in overrides)
+    if key == KEYS[name]:  # known, but not to the option that was chosen
+        chosen = f"{key}: the chosen {group} has no such key"
+        return f"{chosen}; choose {NEEDED[key]}" if key in NEEDED else None
     return f"{key}: unknown key; write {written(KEYS[name], typed.get(key) or ANY, typed)}"
 
 
@@ -216,8 +219,18 @@ def of_lists(overrides: Sequence[str]) -> Iterator[None]:
 
 
 def is_empty(folder: Path) -> bool:
-    """Return whether a path is a folder with no file in it or below it."""
-    return folder.is_dir() and next(files_below(folder), None) is None
+    """Return whether a path is a folder with no file or link in it or below it, all of which can be read."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    try:
+        return not any(
+            names or any(Path(place, name).is_symlink() for name in folders)
+            for place, folders, names in os.walk(folder, onerror=stop)
+        )
+    except OSError:
+        return False
 
 
 def check_path(key: str, value: str, advice: str, after: Sequence[str] = ()) -> None:

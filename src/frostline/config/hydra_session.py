@@ -271,6 +271,8 @@ def _composition_error(error: Exception, overrides: Sequence[str]) -> str:
         return f"{from_hydra(match[1])}: found several values; add -m to run each"
     if match := re.match(r"(\S+) appears more than once", text):
         return f"{from_hydra(match[1])}: already chosen; remove the plus"
+    if match := re.match(r"Could not append to config\. An item is already at '(.*?)'", text):
+        return f"{from_hydra(match[1])}: already in the config; remove the plus"
     if match := re.match(r"Could not (?:override|append|delete).*?'([^']+)'", text):
         inner = re.search(r"full_key: (\S+)", str(error.__cause__))
         key = re.sub(r"\[(\d+)\]", r".\1", from_hydra(inner[1] if inner else match[1]))
