@@ -470,7 +470,7 @@ def test_a_checkpoint_belongs_to_all_that_the_result_depends_on(digits, tmp_path
     def key(changes={}):  # noqa: B006
         config = run_config({**MLP, **changes})
         given = load_inputs(config, digits, NO_WEIGHTS, services(tmp_path))
-        return training_run.scratch_key(config, given)
+        return training_run.run_key(config, given)
 
     others = [
         key({"optimizer": {"lr": 0.02}}),

@@ -35,7 +35,7 @@ def preference(trial: int | None) -> tuple[bool, int]:
     return trial is None, trial or 0
 
 
-def run_key(metric: str, value: float, trial: int | None) -> tuple[float, bool, int]:
+def run_rank(metric: str, value: float, trial: int | None) -> tuple[float, bool, int]:
     """Return the sort key of a run, best first; of equal runs by `preference`."""
     return -score(metric, value), *preference(trial)
 
@@ -57,7 +57,7 @@ def ordered(
         value: returns a run's value of the metric.
         trial: returns its number in the sweep; None: trained in a batch, or not in a sweep.
     """
-    found = [sorted(runs, key=lambda run: run_key(metric, value(run), trial(run))) for runs in settings]
+    found = [sorted(runs, key=lambda run: run_rank(metric, value(run), trial(run))) for runs in settings]
     most = max(map(len, found), default=0)
     return sorted(
         found, key=lambda runs: (*rank(metric, [*map(value, runs)], most), *preference(trial(runs[0])))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from frostline.base.metrics import SHARES
-from frostline.comparison.ranking import preference, rank, run_key
+from frostline.comparison.ranking import preference, rank, run_rank
 from frostline.stats.transfer import DIFFERENCES, Estimate, Gain, estimate, fold_overlap, holm, paired_gain
 from frostline.training.services import setting_of
 
@@ -150,7 +150,7 @@ def _rank(line: Configuration, metric: str, most: int) -> tuple[float, ...]:
     runs = [run for run in line.runs if metric in run.metrics]
     if not runs:
         return (math.inf,)
-    best = min(runs, key=lambda run: run_key(metric, run.metrics[metric], run.trial))
+    best = min(runs, key=lambda run: run_rank(metric, run.metrics[metric], run.trial))
     return *rank(metric, [run.metrics[metric] for run in runs], most), *preference(best.trial)
 
 

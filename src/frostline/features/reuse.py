@@ -203,7 +203,8 @@ class FeatureExtractor:
     def precision_after_split(self, network: nn.Module, plan: FreezePlan, phase: int) -> Precision:
         """Return the precision of the layers after the split point: float32 if only linear layers train.
 
-        The matrix product of a linear head is too small to gain speed, and its logits lose most by rounding.
+        The matrix product of a linear head is too small to be faster in a lower precision, and its rounding
+        errors would go directly into the logits.
         """
         owners = (network.get_submodule(name.rpartition(".")[0]) for name in plan.trained(phase))
         linear = all(isinstance(owner, nn.Linear) for owner in owners)

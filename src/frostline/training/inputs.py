@@ -1,4 +1,4 @@
-"""What runs that differ only in their seed have in common: resized images and initial weights."""
+"""What runs that differ only in their seed have in common: resized images, and pretrained weights if any."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from frostline.training.services import Services
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """Prepared data at the network's resolution, and initial weights."""
+    """Prepared data at the network's resolution, and pretrained weights, if any."""
 
     data: PreparedData
     rows: torch.Tensor
@@ -87,8 +87,9 @@ def load_inputs(run: Run, folder: Path, initial: InitialWeights, services: Servi
     index = data.index
     spec = input_spec(run.backbone, initial, run.input)
     rows = np.sort(np.concatenate([index.rows("train"), index.rows("val")]))
-    # All arms of a study crop the same images, so only the arm from scratch warns of it. Pretraining and
-    # single runs, which have no arm, warn too. If `input.fit` is set, the user has chosen.
+    # The centre crop to the input's shape is the same in all arms of a study, so only the arm from scratch
+    # warns that it cuts off much of the images. Pretraining and single runs, which have no arm, warn too. If
+    # `input.fit` is set, the user has chosen.
     warns = run.arm is None or isinstance(run.weights, NoWeights)
     if warns and run.input.fit is None and (sentence := crop_warning(index, spec)):
         services.say(f"frostline: warning: {sentence}")

@@ -67,7 +67,7 @@ def train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title
 
     An interrupted run resumes from its last checkpoint. If its stage is interrupted after the run has
     finished, the run is not repeated. Checkpoints and finished results are in the scratch folder, in a
-    subfolder named by `scratch_key`. If two processes start the same run, the second waits and uses the first
+    subfolder named by `run_key`. If two processes start the same run, the second waits and uses the first
     one's result.
 
     Returns:
@@ -129,7 +129,7 @@ def restore_results(run: Run, inputs: TrainingInputs, services: Services, folder
             folder.rename(checkpoints / DONE)
 
 
-def scratch_key(run: Run, inputs: TrainingInputs) -> str:
+def run_key(run: Run, inputs: TrainingInputs) -> str:
     """Return the hash of config, data, weights and code: all that a result depends on, but for hardware."""
     config = run.model_dump(exclude={"study", "arm"})
     parts = [inputs.initial.sha256, inputs.index.fingerprint, inputs.spec.to_dict()]
@@ -142,8 +142,8 @@ def code_versions(stage: str) -> list[str]:
 
 
 def _checkpoint_folder(run: Run, inputs: TrainingInputs, services: Services) -> Path:
-    """Return the folder of a run's checkpoints, named by its `scratch_key`."""
-    return services.scratch / "resume" / scratch_key(run, inputs)
+    """Return the folder of a run's checkpoints, named by its `run_key`."""
+    return services.scratch / "resume" / run_key(run, inputs)
 
 
 def _lock(checkpoints: Path) -> Path:
@@ -318,7 +318,7 @@ def _backfill(run: Run, inputs: TrainingInputs, done: Path, services: Services) 
     network, _ = create_network(run, inputs.initial, inputs.spec, inputs.index.classes)
     lora.adapt(network, run)
     plan = plan_of(run, network, len(budget.train))
-    info = replace(run_info(run, inputs.index, budget, scratch_key(run, inputs)), late=True)
+    info = replace(run_info(run, inputs.index, budget, run_key(run, inputs)), late=True)
     with services.tracker.run(info) as tracked_run:
         if inputs.initial.sha256 is not None:
             tracked_run.log_initial_weights(inputs.initial.sha256)

@@ -34,7 +34,7 @@ def _selection(run: Run, index: Index, budget: LabelBudget) -> dict[str, Any]:
 
 
 def run_info(run: Run, index: Index, budget: LabelBudget, key: str | None = None) -> RunInfo:
-    """Return what the tracker is told when a run starts; `key`: its `scratch_key`."""
+    """Return what the tracker is told when a run starts; `key`: its `run_key`."""
     tags = {
         "arm": run.arm or "",
         "backbone": backbone_name(run.backbone),

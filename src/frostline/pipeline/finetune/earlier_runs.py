@@ -11,7 +11,7 @@ from frostline.base import project
 from frostline.base.hashes import content_key
 from frostline.schema import Run
 from frostline.training.inputs import TrainingInputs
-from frostline.training.run import remove_checkpoints, restore_results, scratch_key
+from frostline.training.run import remove_checkpoints, restore_results, run_key
 from frostline.training.services import Services
 
 
@@ -37,7 +37,7 @@ class EarlierRuns:
         If the stored runs are exactly these, delete them: DVC repeats the stage although no run was added, so
         a dependency has changed or `--force` asks for new training.
         """
-        keys = {scratch_key(run, inputs): run for run in runs}
+        keys = {run_key(run, inputs): run for run in runs}
         stored = {path.name: path for path in self._folder.glob("*/")}
         if keys.keys() == stored.keys():
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -49,5 +49,5 @@ class EarlierRuns:
         """Store the results of these runs, and no others; remove the runs' checkpoints."""
         shutil.rmtree(self._folder, ignore_errors=True)
         for run in runs:
-            folder = None if self._is_temporary else self._folder / scratch_key(run, inputs)
+            folder = None if self._is_temporary else self._folder / run_key(run, inputs)
             remove_checkpoints(run, inputs, self._services, folder)

@@ -43,7 +43,8 @@ def finetune(config: Arm, data: Path, out: Path, services: Services, timing: Pat
     earlier, timings = EarlierRuns(out, services), dict[Repetition, dict[str, Any]]()
     inputs = load_inputs(run_of[folds[0][0]], data, initial, services)
     # If seeds or folds were added since the stage ran last, the other runs are not trained again. `restore`
-    # and `store` need inputs only for the runs' keys (`training.run.scratch_key`); those of any fold will do.
+    # and `store` use the inputs only to compute the runs' keys (`training.run.run_key`), to which the inputs
+    # of every fold contribute the same.
     earlier.restore(run_of.values(), inputs)
     omitted.remove_reason(out)
     with publish(out) as work:
