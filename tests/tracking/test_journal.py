@@ -151,6 +151,19 @@ def test_a_name_that_no_database_accepts_is_an_error_before_training(tmp_path, m
         project.wait_seconds()
 
 
+@pytest.mark.parametrize("uri", ["htp://team:5000", "sqlit:///mlflow.db", "postgres://me:secret@host/runs"])
+def test_an_address_that_mlflow_has_no_store_for_is_an_error_before_training(uri, tmp_path, monkeypatch):
+    from frostline.console.errors import FrostlineError
+    from frostline.tracking.tracker import JournalTracker
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(FrostlineError, match=r"^MLFLOW_TRACKING_URI: found .*, which is neither") as refused:
+        JournalTracker()
+    assert "secret" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_journal_runs_no_code(tmp_path):
     """It lies in the project, which may be a stranger's."""
     hostile = tmp_path / "hostile.journal"

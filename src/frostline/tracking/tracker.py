@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from frostline.base import project
 from frostline.base.files import CHECKSUMS
 from frostline.base.processes import process_key
 from frostline.base.run_folder import FILES
-from frostline.console.errors import Pruned
+from frostline.console.errors import FrostlineError, Pruned
 from frostline.console.progress import WAITING_SECONDS, is_watched, say_once
 from frostline.tracking import journal, recorder
 from frostline.tracking.journal import Journal
@@ -45,8 +46,37 @@ MODEL_PATIENCE_SECONDS = 600.0
 """Like `recorder.PATIENCE_SECONDS`, where each run's network is stored too."""
 JOURNAL_BYTES = 4 << 20
 """A larger journal is followed by a new one as soon as no run is open."""
+SCHEMES = (
+    "sqlite",
+    "postgresql",
+    "mysql",
+    "mssql",
+    "http",
+    "https",
+    "file",
+    "databricks",
+    "databricks-uc",
+    "uc",
+)
+"""Beginnings of the addresses that MLflow has stores for."""
 RECORDED_FILES = (".csv", ".json", ".yaml")
 """Suffixes of the files in a run folder that are recorded; DVC stores the weights."""
+
+
+def _check_address(uri: str) -> None:
+    """Refuse an address that MLflow has no store for; a path without a scheme is a folder.
+
+    Raises:
+        FrostlineError: its scheme is neither MLflow's nor that of an installed plug-in.
+    """
+    scheme, colon, _ = uri.partition(":")
+    known = not colon or scheme.partition("+")[0] in SCHEMES
+    if not known and not entry_points(group="mlflow.tracking_store", name=scheme):
+        raise FrostlineError(
+            f"MLFLOW_TRACKING_URI: found {project.without_password(uri)}, which is neither a database nor a server's"
+            " address; give one such as sqlite:////FOLDER/mlflow.db or http://HOST:5000, or unset it to record in"
+            " the project"
+        )
 
 
 class JournalTracker(Tracker):
@@ -56,7 +86,9 @@ class JournalTracker(Tracker):
     """None: the tracker is closed, or no journal can be written."""
 
     def __init__(self) -> None:
-        project.wait_seconds()  # an invalid value is reported before training
+        # What is invalid is reported before training.
+        project.wait_seconds()
+        _check_address(project.store_uri())
         self._keys = count()
         self._open = 0
         self._runs: list[tuple[str, dict[str, str]]] = []
