@@ -8,7 +8,7 @@ stage too, then all, an epoch each, at constant rates, or at rates that move at 
 - the time inside the callback's hooks, on tiny images: the median of a step, and all of a run of three epochs
   of 150 steps, its beginning and its changes of phase included;
 - the CPU time of steps of real size, once everything trains: the lowest tenth of each arm's, as the arms take
-  turns. It includes what a callback does to the optimizer, whose groups it splits; a percent is noise.
+  turns. It includes what a callback does to the optimizer, whose groups it splits; 1 to 2 % are noise.
 """
 
 import itertools

@@ -2,6 +2,8 @@
 
 import json
 
+from frostline.commands import main
+
 
 def test_a_finished_run_can_be_measured_again(finished):
     before = (finished.folder / "runs/one/metrics.json").read_bytes()
@@ -13,3 +15,19 @@ def test_a_finished_run_can_be_measured_again(finished):
         "metrics.json",
         "predictions.csv",
     }
+
+
+def test_a_run_of_a_study_is_not_changed(finished, capsys, monkeypatch):
+    """DVC would find its output changed, and repeat the stage's dependents."""
+    from shutil import copytree
+
+    seed = finished.folder / "artifacts/finetune/full/seed-0"
+    copytree(finished.folder / "runs/one", seed)
+    (seed / "metrics.json").unlink()
+    monkeypatch.chdir(finished.folder)
+    before = sorted(path.name for path in seed.iterdir())
+    assert main.main(["evaluate", str(seed)]) == 2
+    assert "is an output of the study, which DVC would find changed; name a folder" in capsys.readouterr().err
+    assert sorted(path.name for path in seed.iterdir()) == before
+    finished("evaluate", str(seed), "--out", "measured")
+    assert (finished.folder / "measured/metrics.json").is_file()

@@ -93,6 +93,26 @@ def test_each_family_is_cut_at_the_head_and_before_its_last_stage(name):
         parts_equal_the_whole(found)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_head_of_zeros_hides_no_fault(name):
+    """With it, as a new head starts, the logits are equal whatever the layers below it compute."""
+    network = timm.create_model(name, num_classes=5)
+    places = layers_of(network).places
+    head = [parameter for n, parameter in network.named_parameters() if places[n].head]
+    with torch.no_grad():
+        for parameter in head:
+            parameter.zero_()
+    before = {n: tensor.clone() for n, tensor in network.state_dict().items()}
+    found = cut(network, TOP, pictures(size=160 if name == "test_vit" else 64))
+    assert isinstance(found, NetworkSplit), found
+    assert f"{found.module}:{found.side}" == FAMILIES[name][1]
+    assert all(torch.equal(tensor, before[n]) for n, tensor in network.state_dict().items())
+    with torch.no_grad():
+        for parameter in head:
+            parameter.normal_()
+    parts_equal_the_whole(found)
+
+
 SWIN = {"img_size": 64, "window_size": 2, "embed_dim": 24, "depths": (1, 1, 2, 1), "num_heads": (2, 2, 4, 4)}
 
 

@@ -14,7 +14,11 @@ def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "evaluate", run, summary, options.RUN_HELP)
     parser.add_argument("run", metavar="RUN", nargs="?", help="a run's folder, id or name, best or last")
-    parser.add_argument("--out", type=Path, help="folder for metrics and predictions (default: the run's)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for metrics and predictions (default: the run's; a study's run needs one)",
+    )
     parser.add_argument(
         "--force", action="store_true", help="overwrite metrics that differ; accept an edited config.yaml"
     )

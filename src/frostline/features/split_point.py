@@ -10,7 +10,8 @@ The split works for any architecture:
    outputs, except where the features enter. Candidates for that place are, for the first changing module and
    for each module that contains it: its input; or the output of the last frozen module that is called before
    it is entered. One more: the outputs of the last two modules of the longest prefix, concatenated.
-4. Before a split is used, `first_verified` compares its logits with those of the whole network.
+4. Before a split is used, `first_verified` compares its logits with those of the whole network, with random
+   weights after the split: a new head of zeros, for instance, would give equal logits whatever is below it.
 
 `network.forward(…)` is called, not `network(…)`: the latter may run code of torch.compile, which ignores the
 replaced forwards.
@@ -359,13 +360,21 @@ def _tensors(module: nn.Module, *, own: bool) -> Iterator[str]:
 
 
 def _is_equivalent(split: NetworkSplit, images: Tensor) -> bool:
-    """Return whether the split gives the network's logits, for two batch sizes and again in eval mode."""
+    """Return whether the split gives the network's logits, for two batch sizes and again in eval mode.
+
+    The weights after the split are random meanwhile, since the split has to be right for all values that
+    training may give them. Weights of zero, as in a new head or in a residual block's last norm, hide faults.
+    """
     network = split.network
     modes = {module: module.training for module in network.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    after_split = _parameters_after(split)
+    restored = [(tensor, tensor.detach().clone()) for tensor in (*network.buffers(), *after_split)]
     devices = [images.device] if images.is_cuda else []
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(0)
+            for parameter in after_split:
+                _randomize(parameter)
             in_phase = _outputs_match(split, images) and _outputs_match(split, images[:-1])
             network.eval()
             return in_phase and _outputs_match(split, images)
@@ -374,8 +383,24 @@ def _is_equivalent(split: NetworkSplit, images: Tensor) -> bool:
     finally:
         for module, mode in modes.items():
             module.training = mode
-        for buffer, value in buffers:
-            buffer.copy_(value)
+        with torch.no_grad():
+            for tensor, value in restored:
+                tensor.copy_(value)
+
+
+def _parameters_after(split: NetworkSplit) -> list[nn.Parameter]:
+    """Return the parameters that the features do not depend on."""
+    named = list(split.network.named_parameters(remove_duplicate=False))
+    before = {id(parameter) for name, parameter in named if name in split.dependencies}
+    return [parameter for parameter in split.network.parameters() if id(parameter) not in before]
+
+
+def _randomize(parameter: Tensor) -> None:
+    """Give every branch of the network a part of the output: no weight is close to 0, nor outputs large."""
+    if parameter.ndim > 1:
+        parameter.normal_(std=math.prod(parameter.shape[1:]) ** -0.5)
+    else:
+        parameter.uniform_(0.5, 1.5)
 
 
 def _rng_state(device: torch.device) -> Tensor:

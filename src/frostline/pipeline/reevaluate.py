@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline.base import project
 from frostline.base.files import publish
 from frostline.base.formats import read_csv, read_json, read_yaml
 from frostline.base.metrics import headline
@@ -40,11 +41,17 @@ def run(folder: Path, out: Path | None, *, force: bool = False, tta: str | None 
 
     Raises:
         FrostlineError: there is no finished run in `folder`; it, its config or its test images have changed;
-            other metrics would be overwritten; or metrics that are not the run's would be written to it.
+            other metrics would be overwritten; or metrics that are not the run's would be written to it; or
+            `out` is None and the run is an output of the study in artifacts/.
     """
     for name in FILES:
         if not (folder / name).is_file():
             raise FrostlineError(f"{folder}: no finished run, {name} is missing; name another folder")
+    if out is None and (project.find_root() / "artifacts").resolve() in folder.resolve().parents:
+        raise FrostlineError(
+            f"{folder}: is an output of the study, which DVC would find changed; name a folder for the"
+            " metrics with --out"
+        )
     record = verified(folder)
     if not force:
         check_config(folder, record)

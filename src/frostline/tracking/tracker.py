@@ -73,9 +73,9 @@ def _check_address(uri: str) -> None:
     known = not colon or scheme.partition("+")[0] in SCHEMES
     if not known and not entry_points(group="mlflow.tracking_store", name=scheme):
         raise FrostlineError(
-            f"MLFLOW_TRACKING_URI: found {project.without_password(uri)}, which is neither a database nor a server's"
-            " address; give one such as sqlite:////FOLDER/mlflow.db or http://HOST:5000, or unset it to record in"
-            " the project"
+            f"MLFLOW_TRACKING_URI: found {project.without_password(uri)}, which is neither a database nor a"
+            " server's address; give one such as sqlite:////FOLDER/mlflow.db or http://HOST:5000, or unset it"
+            " to record in the project"
         )
 
 

@@ -87,9 +87,9 @@ def load_inputs(run: Run, folder: Path, initial: InitialWeights, services: Servi
     index = data.index
     spec = input_spec(run.backbone, initial, run.input)
     rows = np.sort(np.concatenate([index.rows("train"), index.rows("val")]))
-    # The centre crop to the input's shape is the same in all arms of a study, so only the arm from scratch
-    # warns that it cuts off much of the images. Pretraining and single runs, which have no arm, warn too. If
-    # `input.fit` is set, the user has chosen.
+    # All arms of a study have the same input (`pipeline.compose.study`), so only the arm from scratch warns
+    # that the centre crop cuts off much of the images. Pretraining and single runs, which have no arm, warn
+    # too. If `input.fit` is set, the user has chosen.
     warns = run.arm is None or isinstance(run.weights, NoWeights)
     if warns and run.input.fit is None and (sentence := crop_warning(index, spec)):
         services.say(f"frostline: warning: {sentence}")

@@ -29,7 +29,8 @@ def finetune(config: Arm, data: Path, out: Path, services: Services, timing: Pat
 
     Raises:
         FrostlineError: the freeze schedule, the initial weights and the data set do not fit together; raised
-            before training. What is wrong with the images of one fold is found when that fold begins.
+            before the first run trains. What is wrong only with the images of one fold, or with those that
+            one seed draws, is raised when that fold or seed begins.
     """
     initial = load_initial_weights(config.backbone, config.weights)
     try:  # only to know whether the head can be used
