@@ -43,7 +43,7 @@ def test_steps_and_validations_are_multiplied(ticking, plan):
     made = plan(*MLP, "freeze=full", "features=off", "weights=none")
     # 20 labels per class, of which 4 select the best epoch: 160 images in 8 steps.
     assert (made["images"], made["steps_per_epoch"]) == (160, 8)
-    assert (made["duration"]["threads"], made["duration"]["seeds"]) == (1, 5)
+    assert (made["duration"]["threads"], made["duration"]["runs"]) == (1, 5)
     (seconds,) = made["duration"]["phases"]
     validated = seconds - 10 * 8  # each of the 10 epochs measures the val split and 40 selection images
     assert validated > 10
@@ -83,7 +83,23 @@ def test_a_pretraining_is_not_needed(tmp_path, monkeypatch, capsys):
 
 
 def test_what_trains_nothing_takes_no_time(plan):
-    assert plan(*MLP, "source=digits", "weights=pretrain", "freeze=zero_shot")["duration"]["phases"] == []
+    assert plan(*MLP, "source=digits", "weights=pretrain", "freeze=zero_shot")["duration"] is None
+
+
+def test_the_runs_of_an_arm_are_those_of_its_folds_and_seeds(plan):
+    made = plan(*MLP, "freeze=full", "weights=none", "dataset.folds=3", "dataset.fold=0")
+    assert made["duration"]["runs"] == 3 * 5
+
+
+def test_images_have_the_size_that_a_file_of_weights_was_trained_with(tmp_path, monkeypatch, plan, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = [word for word in NETWORK if word not in ("plan", "--time")]
+    assert cli.main(["finetune", *small, "weights=none", "freeze=full", "trainer.epochs=1", "out=run"]) == 0
+    capsys.readouterr()
+    file = ["weights=file", "weights.path=run/weights.safetensors", "freeze=full"]
+    made = plan(*(word for word in NETWORK if not word.startswith("input")), *file)
+    assert made["input"] == [3, 32, 32]
+    assert made["duration"]["phases"]
 
 
 def test_images_are_needed(capsys):

@@ -16,7 +16,7 @@ examples:
 
 onnx and pt2 (torch.export): the model takes (N, channels, height, width) uint8 images (uint16 with
 input.depth=16) and returns (N, classes) probabilities; size, resizing and class names are in the file's
-metadata: ONNX's "frostline", of pt2 the extra file "frostline.json".
+metadata: in onnx under "frostline", in pt2 in the extra file "frostline.json".
 safetensors: the weights, under timm's names.
 The file is read again and compared with the network on test images; if they differ, nothing is
 written."""

@@ -73,6 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.time and arguments.images:
         raise FrostlineError("plan: --time trains on the images of a data set; leave out --images")
+    if arguments.time and arguments.format == "yaml":
+        raise FrostlineError("plan: --format yaml has no place for --time; leave out one of the two")
     overrides = study.on_selection(arguments.overrides)
     try:
         composed, choices = compose.experiment(overrides)
@@ -89,7 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
         from frostline.planning import plan, text
 
         run_plan = plan.make(composed, choices, arguments.stage, data)
-    if arguments.time and folder:
+    if arguments.time and folder and run_plan.phases:
         run_plan = plan.with_duration(run_plan, composed, choices, arguments.stage, folder)
     match arguments.format:
         case "table":

@@ -14,7 +14,7 @@ from frostline.console.errors import resource_errors
 from frostline.features.execution import device_of
 from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import NetworkSplit
-from frostline.models.initial_weights import NO_WEIGHTS
+from frostline.models.initial_weights import InitialWeights
 from frostline.planning.outline import PhaseOutline
 from frostline.planning.phase_steps import PhaseSteps
 from frostline.schema import Run
@@ -31,15 +31,19 @@ fewer."""
 
 @dataclass(frozen=True)
 class Duration:
-    """An estimate. It excludes reading images, starting Python and measuring the test split."""
+    """An estimate, as if no features were cached.
+
+    It excludes reading images, starting Python, estimating BatchNorm statistics anew (`bn: recalibrate`) and
+    measuring the test split.
+    """
 
     phases: Sequence[float]
     """Seconds of each phase: its steps, its validations, and the features that it reuses."""
     device: str
     """``cuda`` or ``cpu``."""
     threads: int
-    seeds: int
-    """Number of seeds, or of folds times seeds, of an arm of the study."""
+    runs: int = 1
+    """Number of runs of a study's arm: seeds, or folds times seeds."""
 
     @property
     def seconds(self) -> float:
@@ -49,7 +53,7 @@ class Duration:
 
 @resource_errors("measuring training steps")
 def measure(
-    run: Run, folder: Path, outlines: Sequence[PhaseOutline], seeds: int, services: Services
+    run: Run, known: InitialWeights, folder: Path, outlines: Sequence[PhaseOutline], services: Services
 ) -> Duration:
     """Measure a few training steps of each phase, and forward passes; multiply by how many the run takes.
 
@@ -57,9 +61,9 @@ def measure(
     not exist yet.
 
     Args:
+        known: the initial weights, without tensors.
         folder: the folder of the prepared data.
         outlines: the phases of the run's plan.
-        seeds: number of runs of the study's arm.
 
     Raises:
         FrostlineError: the schedule does not fit the network, or the data is not available.
@@ -67,7 +71,7 @@ def measure(
     garbage.enable()  # off during imports
     machine.configure(run.trainer.threads)
     device = device_of(run.trainer.device)
-    inputs = load_inputs(run, folder, NO_WEIGHTS, services)
+    inputs = load_inputs(run, folder, known, services)
     setup = set_up(run, inputs, services)
     reuse = reuse_of(run, inputs.spec, services)
     seconds = []
@@ -76,7 +80,7 @@ def measure(
             steps = PhaseSteps(run, setup, reuse, outline.index, lambda split: _stand_in(split, setup, reuse))
             seconds.append(_phase_seconds(steps, outline, reuse))
             advance(1)
-    return Duration(seconds, device.type, run.trainer.threads, seeds)
+    return Duration(seconds, device.type, run.trainer.threads)
 
 
 def _phase_seconds(steps: PhaseSteps, outline: PhaseOutline, reuse: FeatureExtractor) -> float:

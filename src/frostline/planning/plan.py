@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from frostline.data.loading.label_budget import LabelBudget
     from frostline.data.prepared.index import Index
     from frostline.features.reuse import FeatureExtractor
+    from frostline.models.initial_weights import InitialWeights
     from frostline.models.input_spec import InputSpec
     from frostline.planning.duration import Duration
 
@@ -107,13 +108,13 @@ def make(
     from frostline.data.loading.resize import crop_warning
     from frostline.models import lora
     from frostline.models.backbones import build
-    from frostline.models.initial_weights import NO_WEIGHTS
     from frostline.models.pretrained import input_spec
     from frostline.training.run import plan_of
 
     source = stage == "pretrain"
     run = (stage_configs.pretrain_config if source else stage_configs.finetune_config)(composed, choices)
-    spec, cropped, selection = input_spec(run.backbone, NO_WEIGHTS, run.input), None, ""
+    known = without_state(run, read=not isinstance(data, tuple))
+    spec, cropped, selection = input_spec(run.backbone, known, run.input), None, ""
     transforms.check(run.augment, spec)
     if isinstance(data, tuple):
         count, classes = data
@@ -150,8 +151,25 @@ def with_duration(
         run = stage_configs.pretrain_config(composed, choices)
     else:
         run = stage_configs.finetune_config(composed, choices)
-        runs = len(composed.seeds) * len(stage_configs.study_folds(composed) or [0])
-    return replace(plan, duration=duration.measure(run, folder, plan.phases, runs, services))
+        runs = len(composed.seeds) * len(composed.folds or range(run.dataset.folds or 1))
+    measured = duration.measure(run, without_state(run), folder, plan.phases, services)
+    return replace(plan, duration=replace(measured, runs=runs))
+
+
+def without_state(run: Run, *, read: bool = True) -> "InitialWeights":
+    """Return the initial weights of a run without their tensors: the input that they were trained with.
+
+    A pretraining, which may not have run yet, has the input of the config, or else of the backbone.
+
+    Args:
+        read: whether to look at the weights; if not, their input counts as unknown.
+    """
+    from frostline.models.initial_weights import NO_WEIGHTS
+    from frostline.models.pretrained import expected_weights
+
+    if not read or needs_pretraining(run.weights):
+        return NO_WEIGHTS
+    return replace(NO_WEIGHTS, input=expected_weights(run.backbone, run.weights).input)
 
 
 def _head(composed: Experiment, run: Run, *, source: bool) -> str:

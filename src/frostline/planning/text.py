@@ -62,10 +62,10 @@ def _duration(plan: Plan, duration: Duration) -> str:
     threads = f" with {counted(duration.threads, 'thread')}" if duration.device == "cpu" else ""
     parts = [f"phase {index} {seconds(part)}" for index, part in enumerate(duration.phases)]
     phases = f": {', '.join(parts)}" if len(parts) > 1 else ""
-    arm = f"; in a study, the {duration.seeds} runs of an arm {seconds(duration.seconds * duration.seeds)}"
+    arm = f"; in a study, the {duration.runs} runs of an arm {seconds(duration.seconds * duration.runs)}"
     return (
         f"training takes {most}about {seconds(duration.seconds)} on this machine's {duration.device}{threads}"
-        f"{phases}{arm if duration.seeds > 1 else ''}"
+        f"{phases}{arm if duration.runs > 1 else ''}"
     )
 
 

@@ -216,7 +216,7 @@ def read_data_warnings(artifacts: Path) -> list[str]:
     if target.is_file():
         with _checked_output("prepare@target", target):
             data = _parsed(_DataSet, target)
-        notes += [f"{data.name}: {warning}." for warning in data.warnings]
+        notes += [f"{data.name}: {warning.rstrip('.')}." for warning in data.warnings]
     return notes
 
 

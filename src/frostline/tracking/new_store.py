@@ -10,7 +10,7 @@ from frostline.tracking import local_store
 
 
 def create(path: Path) -> None:
-    """Make the store at `path`, which is not there yet or empty; the caller holds its lock.
+    """Make the store at `path`, unless it is there and not empty; the caller holds its lock.
 
     MLflow takes a second for tables and migrations, and never repairs what a killed process, or a full disk,
     left of them. So they are made in a folder beside `path`, and the finished file is moved to it.
@@ -24,6 +24,13 @@ def create(path: Path) -> None:
             _initialize_tables(engine)
         finally:
             engine.dispose()
-        (work / path.name).replace(path)
+        if local_store.is_empty(path):  # nobody without the lock, such as `mlflow ui`, has made it meanwhile
+            for ending in (
+                "-journal",
+                "-wal",
+                "-shm",
+            ):  # SQLite would apply those of a store that is gone
+                path.with_name(path.name + ending).unlink(missing_ok=True)
+            (work / path.name).replace(path)
     finally:
         shutil.rmtree(work, ignore_errors=True)
