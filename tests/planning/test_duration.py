@@ -41,7 +41,7 @@ def plan(capsys):
 
 def test_steps_and_validations_are_multiplied(ticking, plan):
     made = plan(*MLP, "freeze=full", "features=off", "weights=none")
-    # 20 labels per class, of which 4 select the best epoch: 160 images in 8 steps.
+    # Per class, 16 of the 20 labels are trained on, and 4 select the best epoch: 160 images in 8 steps.
     assert (made["images"], made["steps_per_epoch"]) == (160, 8)
     assert (made["duration"]["threads"], made["duration"]["runs"]) == (1, 5)
     (seconds,) = made["duration"]["phases"]

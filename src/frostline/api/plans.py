@@ -114,7 +114,7 @@ def plan(
         from frostline.planning import plan as planning
 
         made = planning.make(composed, choices, stage, data)
-        if time and folder and made.phases:
+        if time and folder:
             made = planning.with_duration(made, composed, choices, stage, folder)
         return Plan(made)
 

@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
         from frostline.planning import plan, text
 
         run_plan = plan.make(composed, choices, arguments.stage, data)
-    if arguments.time and folder and run_plan.phases:
+    if arguments.time and folder:
         run_plan = plan.with_duration(run_plan, composed, choices, arguments.stage, folder)
     match arguments.format:
         case "table":

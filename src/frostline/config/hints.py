@@ -219,7 +219,7 @@ def of_lists(overrides: Sequence[str]) -> Iterator[None]:
 
 
 def is_empty(folder: Path) -> bool:
-    """Return whether a path is a folder with no file or link in it or below it, all of which can be read."""
+    """Return whether a path is a readable folder that contains, at any depth, neither files nor links."""
 
     def stop(error: OSError) -> None:
         raise error

@@ -87,13 +87,14 @@ def _phase_seconds(steps: PhaseSteps, outline: PhaseOutline, reuse: FeatureExtra
     data, reused, device = steps.data, steps.reused, steps.device
     validated = sum(len(images) for images in data.validation.values())
     training = outline.steps * median(_step_seconds(steps))
+    steps.classifier.network.eval()  # the next phase sets the modes of its layers
     rows = torch.arange(min(data.eval_batch_size, len(data.train), len(data.validation["val"])))
     images = data.validation_images("val", rows, device)
-    whole = _forward_seconds(steps, lambda: steps.classifier.forward(images)) / len(rows)
+    whole = _forward_seconds(lambda: steps.classifier.forward(images)) / len(rows)
     if reused is None:
         return training + outline.epochs * validated * whole
     # Frozen layers run once per image and view, the layers after them in every validation.
-    rest = _forward_seconds(steps, lambda: reused.training(rows, 0, device)) / len(rows)
+    rest = _forward_seconds(lambda: reused.training(rows, 0, device)) / len(rows)
     once = len(reuse.view_numbers) * len(data.train) + validated
     return training + outline.epochs * validated * rest + once * whole
 
@@ -111,18 +112,14 @@ def _step_seconds(steps: PhaseSteps) -> list[float]:
     return seconds[WARM_UP:] or seconds[1:]
 
 
-def _forward_seconds(steps: PhaseSteps, forward: Callable[[], Tensor]) -> float:
-    """Return the seconds of the fastest of three forward passes in eval mode."""
-    network = steps.classifier.network
-    was_training = network.training
+@torch.no_grad()
+def _forward_seconds(forward: Callable[[], Tensor]) -> float:
+    """Return the seconds of the fastest of three forward passes."""
     seconds = []
-    with torch.no_grad():
-        network.eval()
-        for _ in range(3):
-            begun = time.perf_counter()
-            forward().sum().item()
-            seconds.append(time.perf_counter() - begun)
-        network.train(was_training)
+    for _ in range(3):
+        begun = time.perf_counter()
+        forward().sum().item()
+        seconds.append(time.perf_counter() - begun)
     return min(seconds)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.base.seeds import derive, seed_dropout
-from frostline.features.execution import device_of, execution_of
+from frostline.features.execution import device_of
 from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import NetworkSplit, NoSplit
 from frostline.schema import Run
@@ -49,11 +49,8 @@ class PhaseSteps:
         self._enter_phase()
         self._optimizer, self._factors = self._optimizer_of_phase()
         self.reused = self._reused(reuse, features)
-        network = self.classifier.network
-        self.classifier.execution = execution_of(
-            network, run.trainer.precision, self.device, reuse.spec.shape
-        )
-        self.classifier.execution.arrange(network)
+        self.classifier.execution = reuse.training_execution(self.classifier.network)
+        self.classifier.execution.arrange(self.classifier.network)
 
     def batches(self) -> Iterator[tuple[int, Tensor]]:
         """Yield (epoch, rows of the training images) of each step, without end."""

@@ -108,13 +108,14 @@ def make(
     from frostline.data.loading.resize import crop_warning
     from frostline.models import lora
     from frostline.models.backbones import build
+    from frostline.models.initial_weights import NO_WEIGHTS
     from frostline.models.pretrained import input_spec
     from frostline.training.run import plan_of
 
     source = stage == "pretrain"
     run = (stage_configs.pretrain_config if source else stage_configs.finetune_config)(composed, choices)
-    known = without_state(run, read=not isinstance(data, tuple))
-    spec, cropped, selection = input_spec(run.backbone, known, run.input), None, ""
+    initial = NO_WEIGHTS if isinstance(data, tuple) else _expected(run)
+    spec, cropped, selection = input_spec(run.backbone, initial, run.input), None, ""
     transforms.check(run.augment, spec)
     if isinstance(data, tuple):
         count, classes = data
@@ -127,7 +128,7 @@ def make(
     with torch.device("meta"):
         network = build(run.backbone, spec, classes, seed=0)
         lora.adapt(network, run)
-    head = "" if isinstance(data, tuple) else _head(composed, run, source=source)
+    head = "" if isinstance(data, tuple) else _head(composed, run, initial, source=source)
     plan = of_run(run, plan_of(run, network, count), network, spec, count)
     return replace(plan, head=head, selection=selection, cropped=f"warning: {cropped}" if cropped else "")
 
@@ -137,13 +138,18 @@ def with_duration(
 ) -> Plan:
     """Return the plan with an estimate of how long the run trains on this machine, from a few steps of it.
 
+    If nothing trains, the plan is unchanged.
+
     Args:
         folder: the folder of the prepared data.
 
     Raises:
         FrostlineError: the images can't be read, or memory is too small for a step.
     """
+    if not plan.phases:
+        return plan
     from frostline.config import stage_configs
+    from frostline.models.initial_weights import NO_WEIGHTS
     from frostline.planning import duration
 
     services, runs = Services(project.scratch(), shown, say_once), 1
@@ -152,38 +158,34 @@ def with_duration(
     else:
         run = stage_configs.finetune_config(composed, choices)
         runs = len(composed.seeds) * len(composed.folds or range(run.dataset.folds or 1))
-    measured = duration.measure(run, without_state(run), folder, plan.phases, services)
+    known = replace(NO_WEIGHTS, input=_expected(run).input)
+    measured = duration.measure(run, known, folder, plan.phases, services)
     return replace(plan, duration=replace(measured, runs=runs))
 
 
-def without_state(run: Run, *, read: bool = True) -> "InitialWeights":
-    """Return the initial weights of a run without their tensors: the input that they were trained with.
+def _expected(run: Run) -> "InitialWeights":
+    """Return the initial weights of a run, or only their shapes; those of a pretraining count as unknown.
 
     A pretraining, which may not have run yet, has the input of the config, or else of the backbone.
-
-    Args:
-        read: whether to look at the weights; if not, their input counts as unknown.
     """
     from frostline.models.initial_weights import NO_WEIGHTS
     from frostline.models.pretrained import expected_weights
 
-    if not read or needs_pretraining(run.weights):
-        return NO_WEIGHTS
-    return replace(NO_WEIGHTS, input=expected_weights(run.backbone, run.weights).input)
+    return NO_WEIGHTS if needs_pretraining(run.weights) else expected_weights(run.backbone, run.weights)
 
 
-def _head(composed: Experiment, run: Run, *, source: bool) -> str:
+def _head(composed: Experiment, run: Run, initial: "InitialWeights", *, source: bool) -> str:
     """Return the message about the head's initialization; refuse a head that the run would refuse."""
     from frostline.data.reading.sources import classes_of
     from frostline.models.head_init import choose_head_init
-    from frostline.models.pretrained import expected_weights, head_init_of
+    from frostline.models.pretrained import head_init_of
 
     classes = classes_of(run.dataset)
     trains = bool(run.freeze.phases)
     if needs_pretraining(run.weights) and not source:
         known = classes_of(composed.source)
         return choose_head_init(run.weights.head, known, classes, source="the source", trains=trains).notice
-    return head_init_of(expected_weights(run.backbone, run.weights), classes, trains=trains).notice
+    return head_init_of(initial, classes, trains=trains).notice
 
 
 def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", images: int) -> Plan:

@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Column
@@ -12,9 +13,11 @@ from frostline.base.formats import yaml_text
 from frostline.console import tables
 from frostline.console.tables import FittingTable
 from frostline.console.units import counted, seconds, size
-from frostline.planning.duration import Duration
 from frostline.planning.outline import PhaseOutline, Rates
 from frostline.planning.plan import Plan
+
+if TYPE_CHECKING:
+    from frostline.planning.duration import Duration
 
 UNKNOWN = "unknown"
 FITS = {"crop": "cropped to", "pad": "padded to", "squash": "squashed to"}
@@ -52,11 +55,11 @@ def _print(plan: Plan, console: Console) -> None:
     for phase in plan.phases:
         if phase is not plan.phases[-1] or phase.ends.startswith(("early", "on time, since")):
             console.print(f"phase {phase.index} ends {phase.ends}", style="dim")
-    if plan.duration and plan.phases:
+    if plan.duration:
         console.print(f"\n{_duration(plan, plan.duration)}")
 
 
-def _duration(plan: Plan, duration: Duration) -> str:
+def _duration(plan: Plan, duration: "Duration") -> str:
     """Say how long the run trains, and of that each phase; and all runs of the study's arm."""
     most = "at most " if plan.may_stop else ""
     threads = f" with {counted(duration.threads, 'thread')}" if duration.device == "cpu" else ""

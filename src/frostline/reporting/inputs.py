@@ -207,16 +207,12 @@ def read_omitted(artifacts: Path, names: Sequence[str]) -> dict[str, str]:
 
 def read_data_warnings(artifacts: Path) -> list[str]:
     """Return a note per warning of the stages leakage and prepare@target, if they have outputs."""
-    notes: list[str] = []
-    leakage, target = artifacts / "leakage" / "leakage.json", artifacts / "data" / "target" / "dataset.json"
-    if leakage.is_file():
-        with _checked_output("leakage", leakage):
-            warnings = _parsed(_Leakage, leakage).warnings
-        notes += [f"{warning} (artifacts/leakage/near-duplicates.png shows them)." for warning in warnings]
-    if target.is_file():
-        with _checked_output("prepare@target", target):
-            data = _parsed(_DataSet, target)
-        notes += [f"{data.name}: {warning.rstrip('.')}." for warning in data.warnings]
+    leakage = _read_if_there(_Leakage, "leakage", artifacts / "leakage" / "leakage.json")
+    target = _read_if_there(_DataSet, "prepare@target", artifacts / "data" / "target" / "dataset.json")
+    sheet = "(artifacts/leakage/near-duplicates.png shows them)"
+    notes = [f"{warning} {sheet}." for warning in leakage.warnings] if leakage else []
+    if target:
+        notes += [f"{target.name}: {warning.rstrip('.')}." for warning in target.warnings]
     return notes
 
 
@@ -300,6 +296,14 @@ _Model = TypeVar("_Model", bound=_StageOutput)
 
 def _parsed(model: type[_Model], path: Path) -> _Model:
     return model.model_validate(read_json(path))
+
+
+def _read_if_there(model: type[_Model], stage: str, path: Path) -> _Model | None:
+    """Return the content of `path`, an output of `stage`; None: there is no such file."""
+    if not path.is_file():
+        return None
+    with _checked_output(stage, path):
+        return _parsed(model, path)
 
 
 @contextmanager

@@ -45,6 +45,7 @@ from frostline.sweeps.trial import (
     stored_trial,
     superseded,
 )
+from frostline.tracking import local_store
 from frostline.tracking.run_tags import REPEATED
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -259,8 +260,7 @@ class Study:
             self._storage.remove_session()
             self._storage.engine.dispose()
         self._storage = self._study = None
-        for suffix in ("-journal", "-wal", "-shm"):  # they belong to the damaged file
-            file.with_name(file.name + suffix).unlink(missing_ok=True)
+        local_store.remove_journals(file)  # they belong to the damaged file
         set_aside(file, f"is damaged ({flaw})")
 
     def _delete(self) -> None:

@@ -193,6 +193,12 @@ def folder_of(uri: str) -> Path:
 # ── what a store has to be ──────────────────────────────────────────────────────────────────────────────────
 
 
+def remove_journals(path: Path) -> None:
+    """Remove the files of unfinished transactions that SQLite may have left beside the file at `path`."""
+    for ending in ("-journal", "-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+
+
 def is_empty(path: Path) -> bool:
     """Return whether there is no store at `path` yet; the next run creates it."""
     return not path.exists() or path.stat().st_size == 0

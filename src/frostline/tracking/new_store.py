@@ -25,12 +25,7 @@ def create(path: Path) -> None:
         finally:
             engine.dispose()
         if local_store.is_empty(path):  # nobody without the lock, such as `mlflow ui`, has made it meanwhile
-            for ending in (
-                "-journal",
-                "-wal",
-                "-shm",
-            ):  # SQLite would apply those of a store that is gone
-                path.with_name(path.name + ending).unlink(missing_ok=True)
+            local_store.remove_journals(path)  # of a store that is gone; SQLite would apply them
             (work / path.name).replace(path)
     finally:
         shutil.rmtree(work, ignore_errors=True)

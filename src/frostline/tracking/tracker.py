@@ -47,16 +47,8 @@ MODEL_PATIENCE_SECONDS = 600.0
 JOURNAL_BYTES = 4 << 20
 """A larger journal is followed by a new one as soon as no run is open."""
 SCHEMES = (
-    "sqlite",
-    "postgresql",
-    "mysql",
-    "mssql",
-    "http",
-    "https",
-    "file",
-    "databricks",
-    "databricks-uc",
-    "uc",
+    *("sqlite", "postgresql", "mysql", "mssql"),
+    *("http", "https", "file", "databricks", "databricks-uc", "uc"),
 )
 """Beginnings of the addresses that MLflow has stores for."""
 RECORDED_FILES = (".csv", ".json", ".yaml")

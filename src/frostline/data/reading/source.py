@@ -123,8 +123,8 @@ def checked(given: Any, place: str, *, several: bool = False, further_test: bool
         given: a `Source`, `FileSource` or `ArraySource`, or any object with the fields of the latter.
         place: names the data set.
         several: whether an image may have any number of labels.
-        further_test: whether it is a further test set, which needs one class, and of which the test split is
-            used, if it has one.
+        further_test: whether it is a further test set: one class is enough, and if it has a test split, the
+            other splits are ignored.
 
     Raises:
         FrostlineError: it is not a data set; says what to change.
