@@ -150,6 +150,35 @@ def test_a_run_or_a_file_as_weights_becomes_the_path_of_its_weights(typed, inste
     assert weights.path == shlex.split(instead)[1].partition("=")[2]
 
 
+@pytest.mark.parametrize(
+    ("word", "instead"),
+    [
+        ("my photos", "for a folder of images, write dataset=image_folder 'dataset.root=my photos'"),
+        ("labels.csv", "for a table of images, write dataset=table dataset.file=labels.csv"),
+        ("model.pth", "for weights in a file, write weights=file weights.path=model.pth"),
+        (
+            "my runs/one",
+            "for weights in a file, write weights=file 'weights.path=my runs/one/weights.safetensors'",
+        ),
+        ("resnet50", "write backbone=timm backbone.name=resnet50"),
+        ("gradual", "write freeze=gradual"),
+        ("digits", "write dataset=digits"),
+    ],
+)
+@pytest.mark.usefixtures("run_folder")
+def test_a_word_alone_becomes_an_override(word, instead):
+    Path("my photos").mkdir()
+    assert error_of(word) == f"{word!r} is not an override; {instead}"
+    followed = instead.partition("write ")[2]
+    with hydra_session.session():
+        hydra_session.compose_config(shlex.split(followed))
+
+
+@pytest.mark.parametrize("word", ["photos", "seed", "3"])
+def test_a_word_that_means_nothing_is_told_the_form(word):
+    assert error_of(word) == f"{word!r} is not an override; write key=value, such as seed=1"
+
+
 @pytest.mark.parametrize("name", hints.INTERVALS)
 def test_a_distribution_of_another_tool_becomes_hydras(name):
     sentence = error_of(f"optimizer.lr={name}(1e-4, 1e-1)")

@@ -106,6 +106,8 @@ def test_any_path_arrives_as_it_was_given(name, monkeypatch):
     paths = [f"dataset.root=/x/{name}", f"weights.path={name}", f"out=runs/{name}"]
     made, _ = compose.experiment([*words, *paths])
     assert (made.dataset.root, made.weights.path, made.out) == (f"/x/{name}", name, f"runs/{name}")
+    table, _ = compose.experiment(["backbone=mlp", "dataset=table", "weights=none", f"dataset.file={name}"])
+    assert table.dataset.file == name
     params = {"dataset": "image_folder", "study": name, "out": f"runs/{name}"}
     made, _ = compose.experiment(
         [*to_overrides(params), *words, *to_overrides({"dataset": {"root": name}}), paths[1]]

@@ -24,7 +24,7 @@ examples:
   frostline compare full·resnet10t·digits gradual·resnet10t·digits
                                                                 all seeds of two configurations
   frostline compare runs/finetune/a runs/finetune/b --open      also in the browser
-  frostline compare --filter "tags.freeze = 'full'" --metric test/f1_macro --metric test/loss
+  frostline compare --filter "tags.dataset = 'digits' AND tags.freeze = 'full'" --metric test/f1_macro
 
 Rows are sorted by the first metric. Each row is compared with the first row by a t-test on test accuracy (if
 --metric names other metrics only, on the first of them), paired by seed; p is corrected for the number of

@@ -14,8 +14,8 @@ examples:
   frostline probe dataset=image_folder dataset.root=DIR backbone=efficientnet_lite0 weights=imagenet
                   optimizer.lr=1e-4,1e-3,1e-2 loss.label_smoothing=0,0.1 seed=0,1,2
                                                                 18 heads, trained at the same time
-  frostline probe weights=file weights.path=runs/finetune/NAME/weights.safetensors weights.head=reset
-                                                                the features of your own run
+  frostline probe backbone=resnet18 weights=file weights.path=runs/finetune/NAME/weights.safetensors
+                  weights.head=reset                            the features of your own run, of a ResNet-18
 
 The backbone runs once over the images; its features are cached for later probes and fine-tunings. A head is
 trained for each combination of optimizer.lr, optimizer.weight_decay, loss.label_smoothing and seed.

@@ -45,6 +45,8 @@ GROUPS = ("dataset.group", "source.group")
 """Keys that only data sets with columns have."""
 PLAIN_KEYS = ("input", "out", "pretrain", "seed", "seeds", "folds", "source", "study")
 """Keys at the top that choose no option of a group."""
+GROUPS_OF_A_RUN = ("experiment", "backbone", "dataset", "weights", "freeze")
+"""Groups whose options are well enough known to be typed alone, as in ``frostline finetune digits``."""
 IMAGES = "give image files, folders or tables"
 """What to do if images to predict are missing."""
 OVERRIDE = re.compile(
@@ -156,6 +158,18 @@ def of_option(key: str, group: str, option: str) -> str | None:
     if group == "dataset" and option.endswith((".csv", ".tsv", ".parquet")):
         return f"for a table of images, write {key}=table {shell_word(f'{key}.file', option)}"
     return None
+
+
+def of_word(word: str) -> str | None:
+    """Return a sentence for a word without ``=`` that names data, weights, a model or an option; None: no."""
+    groups = [group for group in GROUPS_OF_A_RUN if word in project.conf_files(group)]
+    if groups:
+        instead = f"write {' or '.join(f'{group}={word}' for group in groups)}"
+    else:
+        is_weights = Path(word).suffix in CHECKPOINTS or weights_in(word)
+        kinds = (*(["weights"] if is_weights else []), "dataset", "backbone")
+        instead = next(filter(None, (of_option(kind, kind, word) for kind in kinds)), "")
+    return f"{word!r} is not an override; {instead}" if instead else None
 
 
 def _model_of_timm(option: str) -> str | None:

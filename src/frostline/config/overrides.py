@@ -46,6 +46,8 @@ def to_hydra(override: str, sweep: bool = False) -> str:
     if not bare:
         raise FrostlineError(f"{override!r} is not an override; write key=value, such as seed=1")
     if not equals:
+        if hint := None if mark else hints.of_word(override):
+            raise FrostlineError(hint)
         return override
     if hint := hints.of_text(override):
         raise FrostlineError(hint)
@@ -178,7 +180,7 @@ def _check_option(key: str, group: str, option: str) -> None:
 
 
 def _is_path(key: str) -> bool:
-    return key == "out" or key.endswith((".root", ".path"))
+    return key == "out" or key.endswith((".root", ".path", ".file"))
 
 
 def _quoted(text: str) -> str:
