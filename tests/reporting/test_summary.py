@@ -81,9 +81,7 @@ def test_an_undecided_arm_beside_arms_that_gained(tmp_path: Path) -> None:
     study = _study(artifacts, DEFAULT)
     assert study.outcome == "undecided"
     assert study.headline == "Undecided for full; linear_probe and gradual gained; zero_shot lost"
-    assert study.sentence.startswith(
-        "Undecided: full, apart from the baseline the arm with the best validation accuracy, shows "
-    )
+    assert study.sentence.startswith("Undecided: full shows −3.0 points of test accuracy (")
     ending = "which may well be chance; linear_probe and gradual gained; zero_shot lost."
     assert study.sentence.endswith(ending)
     assert as_json(study)["verdict"]["sentence"] == study.sentence

@@ -1,8 +1,15 @@
 """What is written beside the curves of the report's plot."""
 
-import pytest
+from pathlib import Path
 
-from frostline.reporting.transfer_plot import _earlier_text
+import pytest
+from tests.reporting.study import MONITOR, Shape, write_study
+
+from frostline.plotting.canvas import new_figure
+from frostline.reporting.inputs import read_arms
+from frostline.reporting.repeats import Repeats
+from frostline.reporting.summary import summarize
+from frostline.reporting.transfer_plot import _curves, _earlier_text, _landscape
 
 
 @pytest.mark.parametrize(
@@ -27,3 +34,21 @@ def test_seeds_that_never_reach_the_baselines_best_are_counted() -> None:
         "20 instead of 18 epochs",
         "until full matches the baseline's best, but not in 1 of 3 seeds",
     )
+
+
+def test_the_intervals_of_the_baseline_and_the_chosen_arm_are_drawn_whole(tmp_path: Path) -> None:
+    ends = {"scratch": 0.5, "full": 0.6, "gradual": 0.3}
+    shapes = {arm: Shape(0.2, end, 5.0, noise=0.1) for arm, end in ends.items()}
+    repeats = Repeats((0, 1, 2))
+    artifacts = write_study(tmp_path, shapes, repeats.seeds)
+    study = summarize("study", MONITOR, repeats, read_arms(artifacts, list(shapes), repeats))
+    with new_figure(12, 5.5) as figure:
+        axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
+        layout = _landscape(study, 5.5, above=1.0)
+        _curves(axes, study, layout)
+        bands = [band.get_paths()[0].get_extents() for band in axes.collections]
+        low, high = axes.get_ylim()
+    assert layout.curves_title == "Mean validation accuracy, and 95 % interval for scratch and full"
+    assert len(bands) == 2
+    assert max(band.height for band in bands) > 0.3
+    assert all(low <= max(0.0, band.y0) and min(1.0, band.y1) <= high for band in bands)

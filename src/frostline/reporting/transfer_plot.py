@@ -95,13 +95,14 @@ def _landscape(summary: Summary, height: float, above: float) -> Layout:
     tall = 1 - above / height - bottom
     repeats = summary.repeats
     several = len(repeats.all) > 1
-    over = f", mean and 95 % interval over {len(repeats.all)} {repeats.noun}s"
-    over = over if several else f" of a single {repeats.noun}"
+    banded = words.listed([_name(arm) for arm in summary.arms if _has_band(summary, arm)])
+    title = f"Mean validation {summary.metric}, and 95 % interval for {banded}"
+    single = f"Validation {summary.metric} of a single {repeats.noun}"
     gain = f", and gain over {BASELINE} in points" if summary.baseline else ""
     return Layout(
         curves=(0.052, bottom, 0.41, tall),
         bars=(0.665, bottom, 0.165, tall),
-        curves_title=f"Validation {summary.metric}{over}",
+        curves_title=title if several else single,
         bars_title=f"{_capital(summary.reported)}{gain}{' (95 % interval)' if several else ''}",
         label_gap=0.185 / (tall * height),
         ticks=5,
@@ -134,8 +135,12 @@ def _curves(axes: "Axes", summary: Summary, layout: Layout) -> None:
     colours = theme.arm_colours([arm.name for arm in summary.arms])
     for arm in summary.arms:
         _curve(axes, arm, colours[arm.name].light)
+        if _has_band(summary, arm):
+            _band(axes, arm, colours[arm.name].light)
     values = [point.score.mean for arm in summary.arms for point in arm.curve]
-    percent_axis(axes, max(0.0, min(values) - 0.03), max(values) + 0.025)
+    banded = [arm for arm in summary.arms if _has_band(summary, arm)]
+    values += [end for arm in banded for interval in _intervals(arm) for end in interval]
+    percent_axis(axes, max(0.0, min(values) - 0.03), min(1.0, max(values)) + 0.025)
     epoch_axis(axes, max(arm.epochs for arm in summary.arms))
     axes.set_xlabel("epochs of fine-tuning")
     axes.set_title(layout.curves_title)
@@ -149,9 +154,25 @@ def _curve(axes: "Axes", arm: ArmSummary, colour: str) -> None:
     style: Style = {"linewidth": 2.2} if arm.epochs else {"linewidth": 1.6, "linestyle": (0, (4, 3))}
     axes.plot(epochs, means, color=colour, **style)
     axes.plot(epochs[:1], means[:1], color=colour, marker="o", markersize=5, clip_on=False)
-    if arm.curve[0].score.low is not None:
-        lows, highs = ([getattr(point.score, end) for point in arm.curve] for end in ("low", "high"))
+
+
+def _has_band(summary: Summary, arm: ArmSummary) -> bool:
+    """Return whether an arm's intervals are drawn: those of more than two arms would hide the curves."""
+    return arm is summary.baseline or arm is summary.chosen
+
+
+def _band(axes: "Axes", arm: ArmSummary, colour: str) -> None:
+    intervals = _intervals(arm)
+    if intervals:
+        lows, highs = zip(*intervals, strict=True)
+        epochs = [point.epoch for point in arm.curve]
         axes.fill_between(epochs, lows, highs, color=colour, alpha=BAND, linewidth=0)
+
+
+def _intervals(arm: ArmSummary) -> list[tuple[float, float]]:
+    """Return the interval of each epoch; [] if there is a single seed."""
+    scores = [point.score for point in arm.curve]
+    return [(s.low, s.high) for s in scores if s.low is not None and s.high is not None]
 
 
 def _names_at_ends(axes: "Axes", summary: Summary, colours: dict[str, theme.Colour], gap: float) -> None:

@@ -85,13 +85,8 @@ class Verdict:
             return f"Undecided: {single} of {arm} shows {amount} ({pair}) and no interval; run more {more}."
         certainty = self._certainty(gain)
         if self.outcome == "undecided":
-            chosen = (
-                f", apart from the baseline the arm with the best validation {self.metric},"
-                if self.others
-                else ""
-            )
             chance = f"which may well be chance{self._contrast()}"
-            return f"Undecided: {arm}{chosen} shows {amount} ({pair}; {certainty}), {chance}."
+            return f"Undecided: {arm} shows {amount} ({pair}; {certainty}), {chance}."
         change = "gains" if self.outcome == "helped" else "loses"
         amount = f"{words.points(gain.mean, signed=False)} {self._unit}"
         return f"Transfer {self.outcome}: {arm} {change} {amount} ({pair}; {certainty}){self._contrast()}."
