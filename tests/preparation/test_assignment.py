@@ -97,7 +97,7 @@ def test_a_class_in_one_fold_of_a_column(tmp_path):
     file = write_table(tmp_path / "x.csv", listed, ["image", "label", "fold"])
     with pytest.raises(
         FrostlineError,
-        match=r"without fold 0 there is no training image of 'cat': give the class images in more folds",
+        match=r"without fold 0 there is no training image of 'cat': add images of it from other folds",
     ):
         prepare(table(file, folds=3), tmp_path / "out")
 
@@ -145,7 +145,7 @@ def test_folds_and_given_splits_exclude_each_other(tmp_path):
 def test_a_class_whose_only_group_is_drawn_for_val(tmp_path):
     rows = [[path, label, label] for path, label in plant_flat(tmp_path, ("cat", "dog", "fox"))]
     file = write_table(tmp_path / "x.csv", rows, ["image", "label", "patient"])
-    message = r"no training image of '\w+', '\w+' is left: give the class images in more groups, or remove"
+    message = r"no training image of '\w+', '\w+' is left: add images of it from other groups, or remove"
     with pytest.raises(FrostlineError, match=message):
         prepare(table(file, group="patient"), tmp_path / "out")
 

@@ -149,7 +149,7 @@ def test_a_missing_split_is_drawn_from_train(tmp_path):
     assert counts(index) == (10, 2, 12)
     assert {index.keys[row].split("/")[0] for row in index.rows("val")} == {"train"}
     assert index.warnings == (
-        "the data set has no val split of its own: 2 of its 12 training images are taken for one, "
+        "the data set has no val split of its own: 2 of its 12 training images become its val split, "
         "by dataset.split.val=0.2",
     )
 
@@ -159,7 +159,7 @@ def test_a_test_split_that_is_drawn_from_train_is_announced(tmp_path):
     index = prepare(image_folder(root, val=None, test=0.5), tmp_path / "out")
     assert counts(index) == (6, 12, 6)
     assert index.warnings == (
-        "the data set has no test split of its own: 6 of its 12 training images are taken for one, "
+        "the data set has no test split of its own: 6 of its 12 training images become its test split, "
         "by dataset.split.test=0.5 (dataset.split.test=null does without one)",
     )
 
@@ -191,8 +191,8 @@ def test_no_data_set_is_without_a_val_split(tmp_path):
         FrostlineError,
         match=re.escape(
             "dataset.split.val is null, which stands for the data set's own val split, and pictures has "
-            "none: set a share, such as dataset.split.val=0.2, since every run chooses its epoch on "
-            "validation"
+            "none: set a share, such as dataset.split.val=0.2, since every run is measured on the "
+            "val split after each epoch"
         ),
     ):
         prepare(image_folder(root, val=None), tmp_path / "out")

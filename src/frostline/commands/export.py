@@ -15,11 +15,12 @@ examples:
 {options.RUN_HELP}
 
 onnx and pt2 (torch.export): the model takes (N, channels, height, width) uint8 images (uint16 with
-input.depth=16) and returns (N, classes) probabilities; size, resizing and class names are in the file's
-metadata: in onnx under "frostline", in pt2 in the extra file "frostline.json".
-safetensors: the weights, under timm's names.
-The file is read again and compared with the network on test images; if they differ, nothing is
-written."""
+input.depth=16) and returns (N, classes) probabilities. The file's metadata has the class names, and the size
+to which your program resizes images and how: in onnx under "frostline", in pt2 in the extra file
+"frostline.json".
+safetensors: the weights, under the network's parameter names, which are timm's for its networks.
+The file is read again and compared with the network on up to 64 test images, or on random ones if the data
+set is not on this machine. If a probability differs by more than 1e-4, nothing is written."""
 
 
 def add(commands: Any, summary: str) -> None:
@@ -31,7 +32,7 @@ def add(commands: Any, summary: str) -> None:
         type=_not_torchscript,
         choices=["onnx", "pt2", "safetensors"],
         required=True,
-        help="onnx, pt2: a program; safetensors: the weights",
+        help="onnx, pt2: the network, from pixels to probabilities; safetensors: its weights",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="file to write")
 

@@ -1,4 +1,4 @@
-"""The order of settings and of their runs: a setting is all values but seed and fold.
+"""The order of settings and of their runs: a setting is all values but seeds and fold.
 
 A setting's value is the mean over its seeds and folds.
 """
@@ -16,7 +16,7 @@ def rank(metric: str, values: Sequence[float], most: int) -> tuple[bool, float, 
     """Return the sort key of a setting, best first; of equal ones, sorting keeps the earlier one first.
 
     Settings are ordered by their mean. With equal means, the one with more seeds comes first. A setting with
-    less than half of `most` seeds comes after all others, so that one lucky seed does not beat a mean of
+    at most half of `most` seeds comes after all others, so that one lucky seed does not beat a mean of
     several.
 
     Args:
@@ -24,7 +24,7 @@ def rank(metric: str, values: Sequence[float], most: int) -> tuple[bool, float, 
         values: one per seed, at least one.
         most: the number of seeds of the setting that has the most.
     """
-    return 2 * len(values) < most, -score(metric, fmean(values)), -len(values)
+    return 2 * len(values) <= most, -score(metric, fmean(values)), -len(values)
 
 
 def preference(trial: int | None) -> tuple[bool, int]:

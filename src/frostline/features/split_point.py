@@ -3,8 +3,8 @@
 The split works for any architecture:
 
 1. One forward pass of an example image is recorded. The modules that are called before the first changing
-   one (it trains, updates running statistics or drops activations) are the longest prefix. A shorter one ends
-   where a module that contains the changing one is entered.
+   one (it trains, updates running statistics or drops activations) are the longest prefix. There are shorter
+   prefixes, too: each ends just before a parent of the changing module is entered.
 2. `NetworkSplit.features` runs the network until the prefix has been computed, and returns its output.
 3. `NetworkSplit.rest` runs the network's own `forward` on the example. Prefix modules return their recorded
    outputs, except where the features enter. Candidates for that place are, for the first changing module and
@@ -217,7 +217,7 @@ def worthwhile_splits(
 def candidate_splits(
     network: nn.Module, plan: FreezePlan, phase: int, example: Tensor
 ) -> list[NetworkSplit] | NoSplit:
-    """Return the possible splits at, or just before, the first changing layer or a module around it.
+    """Return the possible splits just before the first changing layer, or before one of its parent modules.
 
     They are not verified.
 
@@ -273,7 +273,7 @@ class _Splitter:
     """Splits a network at the places of a recorded forward pass.
 
     Args:
-        unchanged: modules whose own tensors do not change, though those of layers inside them may.
+        unchanged: modules whose own parameters and buffers do not change, though those of submodules may.
     """
 
     def __init__(
@@ -396,7 +396,7 @@ def _parameters_after(split: NetworkSplit) -> list[nn.Parameter]:
 
 
 def _randomize(parameter: Tensor) -> None:
-    """Give every branch of the network a part of the output: no weight is close to 0, nor outputs large."""
+    """Draw weights with which each branch contributes to the output."""
     if parameter.ndim > 1:
         parameter.normal_(std=math.prod(parameter.shape[1:]) ** -0.5)
     else:

@@ -87,7 +87,7 @@ def _not_stratified(clauses: Sequence[str]) -> list[str]:
 
 
 def _splits(rows: Rows, drawing: _Drawing) -> Assignment:
-    """Draw the splits that a data set does not have from its training images, or from all images.
+    """Keep a data set's own splits; draw missing ones from its training images, or from all if it has none.
 
     Without a share and a split of its own, a data set has no test split. There is a warning for each unused
     share, and for each split that is drawn from the data set's own training split.
@@ -114,14 +114,14 @@ def _splits(rows: Rows, drawing: _Drawing) -> Assignment:
         count = int((splits == split).sum())
         instead = " (dataset.split.test=null does without one)" if split == "test" else ""
         warnings.append(
-            f"the data set has no {split} split of its own: {count} of its {len(drawn)} training images are "
-            f"taken for one, by dataset.split.{split}={share:g}{instead}"
+            f"the data set has no {split} split of its own: {count} of its {len(drawn)} training images "
+            f"become its {split} split, by dataset.split.{split}={share:g}{instead}"
         )
     # A rare label among several is only warned of, as `_unmeasured` does.
     if rows.labels.ndim == 1 and (lost := _untrained(drawing, splits)):
         raise FrostlineError(
             f"dataset.split: groups and exact copies stay in one split, so that no training image of {lost} "
-            "is left: give the class images in more groups, or remove it"
+            "is left: add images of it from other groups, or remove it"
         )
     _check_measurable(drawing, splits)
     if rows.labels.ndim == 2:
@@ -199,8 +199,8 @@ def _folds(rows: Rows, drawing: _Drawing) -> Assignment:
         if lost := _untrained(drawing, splits[:, fold]):
             more = "groups" if rows.folds is None else "folds"
             raise FrostlineError(
-                f"dataset.folds={folds}: without fold {fold} there is no training image of {lost}: give the "
-                f"class images in more {more}, or remove it"
+                f"dataset.folds={folds}: without fold {fold} there is no training image of {lost}: add "
+                f"images of it from other {more}, or remove it"
             )
         _check_measurable(drawing, splits[:, fold])
     if drawing.labels.ndim == 2:
@@ -216,5 +216,5 @@ def _no_val(dataset: schema.Dataset) -> str:
     return (
         "dataset.split.val is null, which stands for the data set's own val split, and "
         f"{name_of(dataset)} has none: set a share, such as dataset.split.val=0.2, since every run "
-        "chooses its epoch on validation"
+        "is measured on the val split after each epoch"
     )

@@ -8,7 +8,7 @@ from frostline.reporting.results import ArmSummary, Summary
 from frostline.stats.transfer import BASELINE, Estimate, TimeToThreshold
 
 GAIN_DECIMALS = 10
-"""Decimals of a gain in metrics.json, in points."""
+"""Decimals of a gain in metrics.json, where it is a share: 0.01 for one point."""
 SELECTED = "freeze"
 """The column of curves.csv with the arm that params.yaml selects."""
 

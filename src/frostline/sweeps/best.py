@@ -33,10 +33,10 @@ MOST_ROWS = 20
 
 @dataclass(frozen=True)
 class Setting:
-    """The complete trials that differ in seed and fold only."""
+    """The complete trials that differ only in `REPEATED`: seeds and fold."""
 
     trials: tuple[Trial, ...]
-    """One per seed and fold, the best first."""
+    """One per repetition, the best first."""
 
     @property
     def point(self) -> Point:
@@ -91,10 +91,10 @@ def settings_of(trials: Sequence[Trial], objective: str) -> list[Setting]:
     return [Setting(tuple(alike)) for alike in settings]
 
 
-def best_of(trials: Sequence[Trial], settings: Sweep) -> Trial | None:
+def best_of(trials: Sequence[Trial], sweep: Sweep) -> Trial | None:
     """Return the best trial of the setting that is best in the first objective; None: none is complete."""
-    ordered = settings_of(trials, settings.objectives[0])
-    return ordered[0].run if ordered else None
+    found = settings_of(trials, sweep.objectives[0])
+    return found[0].run if found else None
 
 
 def write(name: str, stage: str, settings: Sequence[Setting], job: SweepJob) -> Path | None:
@@ -114,26 +114,29 @@ def write(name: str, stage: str, settings: Sequence[Setting], job: SweepJob) -> 
     path = folder / "experiment" / f"{name}-best.yaml"
     header = f"# @package _global_\n{_described(name, settings)}# frostline {stage} experiment={path.stem}\n"
     choices = {group: option for group, option in job.choices.items() if group not in SWEEP_GROUPS}
-    unused = stage == "finetune" and not needs_pretraining(job.composed.weights)
-    write_text(path, header + _experiment(choices, _values(job.composed, unused), unused))
-    if not _repeats(path.stem, job, unused):
-        write_text(path, header + yaml_text({"defaults": _overrides(choices), **_values(job.composed)}))
+    pretrains = stage != "finetune" or needs_pretraining(job.composed.weights)
+    write_text(path, header + _experiment(choices, _values(job.composed, pretrains), pretrains))
+    if not _composes_to(path.stem, job, pretrains):
+        write_text(
+            path,
+            header + yaml_text({"defaults": _overrides(choices), **_values(job.composed, pretrains=True)}),
+        )
     return path
 
 
-def _experiment(choices: Mapping[str, str], values: Mapping[str, Any], unused: bool) -> str:
-    """Return an experiment in YAML: what differs from frostline's own options and values.
+def _experiment(choices: Mapping[str, str], values: Mapping[str, Any], pretrains: bool) -> str:
+    """Return an experiment in YAML: what differs from frostline's own config files.
 
-    What the project's own options say is written in full, since they may change.
+    Values from config files of the project are written in full, since those files may change.
 
     Args:
         values: of the config.
-        unused: whether nothing is pretrained.
+        pretrains: whether the job needs a pretraining; otherwise its config is left out.
     """
     used = {
         group: option
         for group, option in choices.items()
-        if not (unused and (group == "dataset@source" or "@pretrain." in group))
+        if pretrains or not (group == "dataset@source" or "@pretrain." in group)
     }
     plain = yaml.safe_load(compose.composed_yaml([f"{group}={option}" for group, option in used.items()]))
     for group, option in used.items():
@@ -153,15 +156,15 @@ def _overrides(choices: Mapping[str, str]) -> list[dict[str, str]]:
     return [{f"override /{group}": option} for group, option in choices.items()]
 
 
-def _values(composed: Experiment, unused: bool = False) -> dict[str, Any]:
-    """Return what an experiment says; `unused`: without the pretraining."""
-    excluded = {"sweep", "out"} | ({"source", "pretrain"} if unused else set())
+def _values(composed: Experiment, pretrains: bool) -> dict[str, Any]:
+    """Return the values of an experiment, those of the pretraining only if it `pretrains`."""
+    excluded = {"sweep", "out"} | (set() if pretrains else {"source", "pretrain"})
     values: dict[str, Any] = json.loads(composed.model_dump_json(exclude=excluded))
     return values
 
 
 def _difference(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values, nested, that differ from the plain ones; a missing one is null."""
+    """Return the nested values that differ from `plain`; a key that `plain` lacks counts as null there."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         before = plain.get(key)
@@ -179,14 +182,14 @@ def _without_null(value: Any) -> Any:
     return [_without_null(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _repeats(name: str, job: SweepJob, unused: bool) -> bool:
-    """Return whether the experiment `name` is composed to the job's config."""
+def _composes_to(name: str, job: SweepJob, pretrains: bool) -> bool:
+    """Return whether composing the experiment `name` gives the job's config."""
     try:
         composed, choices = compose.experiment([f"experiment={name}"])
     except FrostlineError:
         return False
-    names = [group for group in ("freeze", "freeze@pretrain.freeze") if not unused or group == "freeze"]
-    return _values(composed, unused) == _values(job.composed, unused) and all(
+    names = ["freeze", *(["freeze@pretrain.freeze"] if pretrains else [])]
+    return _values(composed, pretrains) == _values(job.composed, pretrains) and all(
         choices[group] == job.choices[group] for group in names
     )
 

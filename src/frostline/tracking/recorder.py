@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from frostline.tracking.machine_load import MachineLoad
 
 PATIENCE_SECONDS = 45.0
-"""How long a finished command waits for a store on this machine that another process has locked. If the
-command was killed, nobody waits: this process then tries a slow or failing store for this long."""
+"""A finished command waits this long for a store on this machine that another process has locked. After a
+killed command, when nobody waits, the recorder tries a slow or failing store for this long."""
 GRACE_SHARE = 0.005
 """A finished command waits for a slow server for this share of its run time, but at least for
 `project.wait_seconds`. Together with its shutdown, a command of ten seconds or more waits for less than 1 %
@@ -41,7 +41,7 @@ REQUEST_SECONDS = 0.05
 """A finished command waits for all records if the server takes less than this per request, on average."""
 REQUEST_LINE = re.compile(rb"[A-Z]+ \S+ HTTP/1")
 PLOT_CPU_SECONDS = 5.0
-"""CPU time spent on plots after everything else is recorded."""
+"""Limit of CPU time for plots after everything else is recorded."""
 NICENESS = 10
 """Training has priority where cores are few."""
 LOAD_CHECK_SECONDS = 1.0
@@ -88,7 +88,9 @@ class Listener:
         self.news.set()
 
     def may_grow(self, path: Path) -> bool:
-        """Return whether a journal of the owner has unread records; reading them may add a load sample."""
+        """Return whether the listener may append to a journal: it has unread records, and the end of a run
+        among them adds a last sample of the machine's load.
+        """
         with suppress(FileNotFoundError):
             return path in self._positions and self._positions[path] < path.stat().st_size
         return False
@@ -251,16 +253,16 @@ def _draw(deliverer: "Deliverer", progress: Callable[[], None]) -> None:
     from frostline.tracking.delivery import RetryLater
 
     give_up = time.process_time() + PLOT_CPU_SECONDS  # CPU time: a busy machine draws as many plots
-    with suppress(RetryLater):
+    why = "many ended at once; the best runs have theirs"
+    try:
         while deliverer.pending_plots and time.process_time() < give_up:
             deliverer.draw()
             progress()
+    except RetryLater:
+        why = "its store failed"
     if deliverer.pending_plots:
         runs = counted(deliverer.pending_plots, "run")
-        print(
-            f"frostline: MLflow has no plots of {runs}, since many ended at once; the best runs have theirs",
-            file=sys.stderr,
-        )
+        print(f"frostline: MLflow has no plots of {runs}, since {why}", file=sys.stderr)
 
 
 def _progress_pipe() -> Callable[[], None]:

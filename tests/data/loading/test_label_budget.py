@@ -13,7 +13,7 @@ from tests.data.trees import packaged
 
 from frostline.console.errors import FrostlineError
 from frostline.data.loading.label_budget import label_budget
-from frostline.data.reading.splits import set_aside, take_fraction, take_shots
+from frostline.data.reading.splits import selection_rows, take_fraction, take_shots
 
 LABELS = st.lists(st.integers(0, 3), min_size=1, max_size=60).map(np.array)
 SHARES = st.floats(0.01, 0.99)
@@ -41,8 +41,8 @@ def within(**budget):
 @given(LABELS, st.floats(0.05, 1.0), SHARES, st.integers(0, 99))
 def test_each_class_with_two_images_has_some_to_train_on_and_some_to_choose_on(labels, fraction, share, seed):
     drawn = take_fraction(labels, fraction, seed)
-    aside = set_aside(labels, drawn, share, seed)
-    assert np.array_equal(aside, set_aside(labels, drawn, share, seed))
+    aside = selection_rows(labels, drawn, share, seed)
+    assert np.array_equal(aside, selection_rows(labels, drawn, share, seed))
     for label in np.unique(labels):
         n, chosen = (int((labels[rows] == label).sum()) for rows in (drawn, drawn[aside]))
         assert chosen == (min(n - 1, max(1, int(n * share + 0.5))) if n > 1 else 0)
@@ -53,7 +53,7 @@ def test_no_image_changes_sides_when_the_budget_grows(labels, fractions, share, 
     parts = []
     for fraction in fractions:
         drawn = take_fraction(labels, fraction, seed)
-        aside = set_aside(labels, drawn, share, seed)
+        aside = selection_rows(labels, drawn, share, seed)
         parts.append((set(drawn[~aside]), set(drawn[aside])))
     (train, selection), (more_train, more_selection) = parts
     assert train <= more_train
@@ -64,7 +64,7 @@ def test_no_image_changes_sides_when_the_budget_grows(labels, fractions, share, 
 def test_shots_and_fractions_share_the_order():
     labels = np.arange(40) % 2
     shots, half = take_shots(labels, 5, 3), take_fraction(labels, 0.5, 3)
-    few, many = (set(drawn[set_aside(labels, drawn, 0.2, 3)]) for drawn in (shots, half))
+    few, many = (set(drawn[selection_rows(labels, drawn, 0.2, 3)]) for drawn in (shots, half))
     assert few < many
 
 
@@ -137,7 +137,7 @@ def test_a_fraction_of_one_image_a_class_is_refused(index):
 def test_no_group_is_divided(labels, count, k, share, seed):
     groups = np.random.default_rng(seed).integers(0, count, len(labels))
     drawn = take_shots(labels, min(k, np.unique(labels, return_counts=True)[1].min()), seed)
-    aside = set_aside(labels, drawn, share, seed, groups=groups)
+    aside = selection_rows(labels, drawn, share, seed, groups=groups)
     assert not set(groups[drawn[aside]]) & set(groups[drawn[~aside]])
     assert not aside.all()
 
@@ -148,7 +148,7 @@ def test_no_image_of_a_group_changes_sides_when_the_budget_grows(labels, count, 
     smallest = np.unique(labels, return_counts=True)[1].min()
     draws = [take_shots(labels, k, seed) for k in range(1, smallest + 1)]
     draws += [] if several else [take_fraction(labels, 0.5, seed), take_fraction(labels, 1.0, seed)]
-    sides = [set_aside(labels, drawn, share, seed, groups=groups) for drawn in draws]
+    sides = [selection_rows(labels, drawn, share, seed, groups=groups) for drawn in draws]
     for (few, few_aside), (many, many_aside) in pairwise(zip(draws, sides, strict=True)):
         later = dict(zip(many.tolist(), many_aside, strict=True))
         before = dict(zip(few.tolist(), few_aside, strict=True))
@@ -158,8 +158,8 @@ def test_no_image_of_a_group_changes_sides_when_the_budget_grows(labels, count, 
 def test_a_row_each_is_a_group_each():
     labels = np.arange(60) % 3
     drawn = take_shots(labels, 10, 1)
-    alone = set_aside(labels, drawn, 0.2, 1)
-    assert np.array_equal(alone, set_aside(labels, drawn, 0.2, 1, groups=np.arange(60)))
+    alone = selection_rows(labels, drawn, 0.2, 1)
+    assert np.array_equal(alone, selection_rows(labels, drawn, 0.2, 1, groups=np.arange(60)))
 
 
 def test_patients_train_or_choose(index):
@@ -201,7 +201,7 @@ def test_with_several_labels_shots_are_drawn_for_each_label(seed, share, grouped
         assert (labels[drawn].sum(axis=0) >= k).all()
         unlabelled = int((~labels.any(axis=1)).sum())
         assert (~labels[drawn].any(axis=1)).sum() == min(k, unlabelled)
-        aside = set_aside(labels, drawn, share, seed, groups=groups)
+        aside = selection_rows(labels, drawn, share, seed, groups=groups)
         now = dict(zip(drawn.tolist(), aside.tolist(), strict=True))
         assert sides.items() <= now.items()  # nested, and no image changes sides
         sides = now
@@ -216,7 +216,9 @@ def test_one_label_has_the_shots_of_one_class():
     classes = np.arange(90) % 3
     drawn, several = (take_shots(labels, 10, 4) for labels in (classes, np.eye(3, dtype=np.uint8)[classes]))
     assert np.array_equal(drawn, several)
-    sides = (set_aside(labels, drawn, 0.2, 4) for labels in (classes, np.eye(3, dtype=np.uint8)[classes]))
+    sides = (
+        selection_rows(labels, drawn, 0.2, 4) for labels in (classes, np.eye(3, dtype=np.uint8)[classes])
+    )
     assert np.array_equal(*sides)
 
 

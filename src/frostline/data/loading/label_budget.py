@@ -10,7 +10,7 @@ from frostline import schema
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError
 from frostline.data.prepared.index import Index, labelled_rows
-from frostline.data.reading.splits import set_aside
+from frostline.data.reading.splits import selection_rows
 
 SHARE = 0.2
 """Share of a run's labelled images that is set aside to select the epoch, if `split.val` is null."""
@@ -55,7 +55,7 @@ def label_budget(index: Index, dataset: schema.Dataset, seed: int) -> LabelBudge
     """Draw the labelled images of a run.
 
     For the same seed, the training images contain those of a smaller budget, and so do the selection images;
-    with groups, see `set_aside`. No group is in both.
+    with groups, see `selection_rows`. No group is in both.
 
     Args:
         dataset: its shots or fraction, and its rule of selection.
@@ -73,7 +73,7 @@ def label_budget(index: Index, dataset: schema.Dataset, seed: int) -> LabelBudge
     train, strata = index.rows("train"), index.strata(dataset)
     share = SHARE if dataset.split.val is None else dataset.split.val
     groups = None if index.groups is None else index.groups[train]
-    aside = set_aside(strata[train], np.searchsorted(train, rows), share, stream, groups=groups)
+    aside = selection_rows(strata[train], np.searchsorted(train, rows), share, stream, groups=groups)
     if groups is not None:
         _check_groups(index, rows, aside)
     # Without one label among them, mAP is undefined.

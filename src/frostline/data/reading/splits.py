@@ -2,7 +2,7 @@
 
 Rows are ordered by raw PCG64 output. NumPy guarantees that the raw streams of its bit generators and of
 `SeedSequence` stay the same across versions and platforms (NEP 19), but not `permutation` or `shuffle`. Each
-class has its own stream, so adding or removing a class does not change the others.
+class number has its own stream, so a class that is added at the end does not change the others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ NAMED = 5
 # Purposes of random streams, so that splits and subsets of the same seed are independent.
 _FOR_SPLIT, _FOR_SUBSET, FOR_GROUPS = 0, 1, 2
 _UNLABELLED = 2**32 - 1
-"""The stream of the rows without a label, where others have several."""
+"""In place of a class number, for rows without any label (multi-label data)."""
 
 
 def stratified_split(
@@ -102,7 +102,7 @@ def take_shots(
         names: class names for errors; None: class numbers.
 
     Returns:
-        Positions in `labels`, ascending: k per class, at most k with several labels.
+        Positions in `labels`, ascending.
 
     Raises:
         FrostlineError: a class has fewer than k rows; names the class.
@@ -136,12 +136,12 @@ def take_fraction(labels: ArrayLike, share: float, seed: int) -> NDArray[np.int6
     return _subset(_orders(_labels(labels), seed), lambda count: max(1, int(np.floor(count * share + 0.5))))
 
 
-def set_aside(
+def selection_rows(
     labels: ArrayLike, drawn: ArrayLike, share: float, seed: int, *, groups: ArrayLike | None = None
 ) -> NDArray[np.bool_]:
-    """Return which rows of a subset choose the epoch instead of training, (N,) bool.
+    """Return which rows of a subset select the best epoch instead of training, (N,) bool.
 
-    Of the n rows of a class, s(n) = min(n − 1, max(1, ⌊n·share + ½⌋)) choose. With each row more, s grows by
+    Of the n rows of a class, s(n) = min(n − 1, max(1, ⌊n·share + ½⌋)) select. With each row more, s grows by
     one or stays the same, so the place of a row in its class's order decides: with a larger subset of the
     same seed, no row changes sides.
 
@@ -152,10 +152,10 @@ def set_aside(
         drawn: (N,) positions in `labels`, from `take_shots` or `take_fraction`.
         share: 0…1.
         seed: that of the subset.
-        groups: (M,), no group is divided: the first of its rows to be drawn decides for all, by whether the
-            class has fewer than s(n) rows set aside. With a larger subset of the same seed, no row changes
-            sides, if a group's rows are all of one class or the subsets have as many rows of each class.
-            None: each row is its own group.
+        groups: (M,), no group is divided. Rows are visited in the order in which they are drawn; a group's
+            first row decides for all its rows: they select if its class has fewer than s(n) selecting rows
+            so far. With a larger subset of the same seed, no row changes sides, if a group's rows are all of
+            one class or the subsets have as many rows of each class. None: each row is its own group.
     """
     labels, drawn = _labels(labels), np.asarray(drawn, dtype=np.int64)
     # An entry for each drawn row and its class, or each of its labels: which, its class, its place there.
@@ -237,7 +237,7 @@ def _largest_remainder(n: int, shares: dict[str, float]) -> dict[str, int]:
 
 
 def _take(units: list[list[int]], room: int, leave: int) -> tuple[list[int], list[list[int]]]:
-    """Take units in order, as long as they fit into `room` rows and at least `leave` units remain.
+    """Take, in order, each unit that still fits into `room` rows, while more than `leave` units remain.
 
     If none fits, take the smallest, so that no split is empty.
     """
