@@ -1,5 +1,6 @@
 """Overrides without an effect are refused, and what the error says to write is read."""
 
+import re
 import shlex
 
 import pytest
@@ -167,3 +168,23 @@ def test_an_option_with_dashes_becomes_a_key_of_the_pretraining(words, instead, 
 def test_every_command_is_one_of_the_command_line():
     for command in unread.COMMANDS:
         assert early_checks.name_of(parse(command.split())) == command
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"seed": 5}, "params.yaml: seed: a study does not read this key; set seeds: [5]"),
+        ({"freeze": "full", "out": "x"}, "params.yaml: out: a study does not read this key; remove it"),
+        (
+            {"hydra/launcher": "joblib"},
+            "params.yaml: hydra/launcher: a study does not read this key; remove it",
+        ),
+    ],
+)
+def test_a_key_of_single_runs_is_refused_in_a_study(params, sentence):
+    with pytest.raises(FrostlineError, match=f"^{re.escape(sentence)}$"):
+        unread.check_selection(params)
+
+
+def test_a_selection_may_name_a_key_of_single_runs_without_a_value():
+    unread.check_selection({"seed": None, "seeds": [1], "freeze": "full"})

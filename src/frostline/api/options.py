@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from frostline.base import project
 from frostline.config.hints import KEYS
-from frostline.config.overrides import NAMED, PRETRAIN_GROUPS, to_overrides
+from frostline.config.overrides import FREE_KEYS, PRETRAIN_GROUPS, to_overrides
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading.table_file import TABLES
 from frostline.pipeline import unread
@@ -203,7 +203,7 @@ def _override(key: str, value: Any, *, several: bool) -> str:
     if value is None:
         return f"{key}=null"
     plain = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if isinstance(plain, Mapping) and key.rpartition(".")[2] not in NAMED:
+    if isinstance(plain, Mapping) and key.rpartition(".")[2] not in FREE_KEYS:
         raise FrostlineError(f"{key}: found {plain!r}; write keys with dots, such as {{'{key}.KEY': VALUE}}")
     if isinstance(plain, tuple | range):
         plain = list(plain)

@@ -35,11 +35,14 @@ def add(commands: Any, summary: str) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the resolved configs and print which arms run and which are omitted."""
+    from frostline.pipeline import unread
+    from frostline.pipeline.compose import study
     from frostline.pipeline.compose.stage import compose_study
     from frostline.projects import folder
 
     if arguments.params == PARAMS:
         folder.require(PARAMS, f"restore it, with `git checkout {PARAMS}`")
+    unread.check_selection(study.read_selection(arguments.params))
     with waiting("building the network of each arm"):
         arms, checked = compose_study(arguments.params, arguments.arms, arguments.out)
     print(f"{arguments.out}: resolved for the arms {', '.join(arms)}")

@@ -33,7 +33,7 @@ from frostline.base.hashes import identity
 from frostline.base.yaml_guard import NODES, REFERENCE, check_calls, read_checked
 from frostline.config import hints, resolvers
 from frostline.config.open_keys import check_hydra, check_override, not_open, short
-from frostline.config.overrides import from_hydra, options
+from frostline.config.overrides import FREE_KEYS, from_hydra, options
 from frostline.console.errors import FrostlineError, allowed
 from frostline.schema import Phase, Plateau, Rate
 from frostline.schema.validation import unknown_key
@@ -46,8 +46,6 @@ resolvers.register()
 OVERRIDE_LENGTH = 20_000
 PLAIN_WORD = re.compile(r"[\w./ -]*", re.ASCII)
 """A word of a list that needs no quotes in an override."""
-FREE_KEYS = ("options", "groups", "gate")
-"""Dictionaries with arbitrary keys."""
 OPTIONAL_KEYS = frozenset(
     name
     for model in (Phase, Plateau, Rate)
@@ -142,6 +140,8 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
             raise
         except (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError) as error:
             # Hydra does not check all that it assumes about keys and options.
+            if isinstance(error, ValueError) and (key := _key_of_list(str(error), overrides)):
+                raise FrostlineError(f"{key}: found keys where a list is; give it as [a,b]") from None
             raise FrostlineError(
                 f"conf/ and {' '.join(map(short, overrides)) or 'no overrides'} don't compose"
                 f" ({short(str(error)) or type(error).__name__}); undo the last change"
@@ -285,6 +285,13 @@ def _composition_error(error: Exception, overrides: Sequence[str]) -> str:
     if match := re.match(r"Error merging override \+{0,2}(.*?)=", text):
         return _merge_error(match[1], error.__cause__)
     return re.sub(r"\s+", " ", text).strip()
+
+
+def _key_of_list(sentence: str, overrides: Sequence[str]) -> str | None:
+    """Return the key of the list for which an override gives a key in place of a number, as `seeds.a=1`."""
+    wrong = re.match(r"invalid literal for int\(\) with base 10: '(.*)'$", sentence)
+    keys = (from_hydra(override).partition("=")[0].lstrip("+~") for override in overrides)
+    return next((key.rpartition(".")[0] for key in keys if wrong and key.endswith(f".{wrong[1]}")), None)
 
 
 def _merge_error(key: str, cause: BaseException | None) -> str:

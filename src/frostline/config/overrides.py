@@ -125,8 +125,8 @@ def from_hydra(override: str) -> str:
     return re.sub(r"^[\w/]+@", "", override)
 
 
-NAMED = ("test_sets",)
-"""Keys of dictionaries whose keys are names that users give, which no config has."""
+FREE_KEYS = ("options", "groups", "gate", "test_sets")
+"""Dictionaries with arbitrary keys, which no config has."""
 _NAME = re.compile(r"\w+")
 
 
@@ -139,7 +139,7 @@ def to_overrides(params: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in params.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and (
-            name.rpartition(".")[2] in NAMED or not all(map(_NAME.fullmatch, map(str, value)))
+            name.rpartition(".")[2] in FREE_KEYS or not all(map(_NAME.fullmatch, map(str, value)))
         ):
             yield f"++{name}={_literal(value)}"  # Hydra would split the names of gate's metrics
         elif isinstance(value, Mapping):

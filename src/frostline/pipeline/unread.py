@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from frostline.config import hints
 from frostline.config.overrides import PRETRAIN_GROUPS, to_hydra
@@ -32,6 +33,8 @@ COMMANDS: Mapping[str, Replaced] = {
 """What each command does not read; other commands read what a fine-tuning reads."""
 SWEEP = ("sweep", "hydra.launcher", "hydra.sweeper", "hydra.sweep")
 """First parts of the keys that configure a sweep."""
+SINGLE_RUNS = ("seed", "out", "sweep", "hydra")
+"""First parts of the keys that single runs read, but no stage of a study."""
 SWEEPING = ("finetune", "pretrain")
 """The commands that have -m."""
 
@@ -93,6 +96,20 @@ def warn_of_source(composed: Experiment, choices: Mapping[str, str], overrides: 
             " pretraining on the source; weights=pretrain does",
             file=sys.stderr,
         )
+
+
+def check_selection(params: Mapping[str, Any]) -> None:
+    """Refuse keys of params.yaml that no stage of a study reads.
+
+    Raises:
+        FrostlineError: with what to set instead of a seed.
+    """
+    unread = [
+        key for key, value in params.items() if re.split(r"[./]", key)[0] in SINGLE_RUNS and value is not None
+    ]
+    if unread:
+        fix = f"set seeds: [{params['seed']}]" if unread[0] == "seed" else "remove it"
+        raise FrostlineError(f"params.yaml: {unread[0]}: a study does not read this key; {fix}")
 
 
 def renamed(command: str, overrides: str) -> str:

@@ -56,6 +56,8 @@ def _sentence(model: type[BaseModel], data: Any, detail: ErrorDetails) -> str:
         return f"{key}: {detail['ctx']['error']}".removeprefix(": ")
     message = detail["msg"].removeprefix("Input ").replace("should", "must")
     reason = REASONS.get(detail["type"], f"{message[0].lower()}{message[1:]}")
+    if path[-1:] == ["[key]"]:  # the name of a value in a dictionary is wrong, not the value
+        return f"{'.'.join(path[:-2])}: found the name {found!r}, {reason}"
     return f"{key}: found {found!r}, {reason}".removeprefix(": ")
 
 

@@ -99,6 +99,50 @@ def test_what_can_not_work_is_refused_and_nothing_is_written(project, params, ar
     assert not (project / "resolved").exists()
 
 
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ("seeds: [0, a]\n", "params.yaml: seeds.1: found 'a', must be a valid integer"),
+        ("seeds: {a: 1}\n", "params.yaml: seeds: found keys where a list is; give it as [a,b]"),
+        ("gate: {full.gain: {min: 2}}\n", "params.yaml: gate.full.gain: found {'min': 2}, must be a valid n"),
+        ("gate: {full: {gain: 2}}\n", "params.yaml: gate.full: found {'gain': 2}, must be a valid number"),
+        ("a b: 1\n", "params.yaml: 'a b' is not a key; "),
+        ("on: 1\n", "params.yaml: True is not a key; "),
+        ("+seed: 1\n", "params.yaml: '+seed' is not a key; "),
+        (
+            "weights: [none]\n",
+            "params.yaml: weights: takes one option; to run several, dvc exp run --queue",
+        ),
+        (
+            "backbone: timm\n",
+            "conf/backbone/timm.yaml: backbone.name: needs a value; add `backbone: {name: …}` to"
+            " conf/experiment/article_mlp.yaml",
+        ),
+        (
+            "dataset: {test_sets: {a b: {root: x}}}\n",
+            "params.yaml: dataset.test_sets: found the name 'a b', string must match pattern",
+        ),
+        (
+            "freeze: null\n",
+            "params.yaml: freeze: found null, but dvc.yaml runs the arm that it names; name a schedule",
+        ),
+    ],
+)
+def test_the_fix_of_an_error_is_one_for_a_study(project, params, sentence):
+    (project / "params.yaml").write_text(f"experiment: article_mlp\n{params}")
+    with pytest.raises(FrostlineError) as caught:
+        resolve()
+    assert str(caught.value).startswith(sentence)
+
+
+def test_options_of_an_optimizer_are_added_without_a_plus(project):
+    options = "{optimizer: {options: {betas: [0.8, 0.9]}}, pretrain: {optimizer: {options: {eps: 0.1}}}"
+    (project / "params.yaml").write_text(f"{options}, experiment: article_mlp}}\n")
+    resolved = resolve()
+    assert resolved["finetune-full"]["optimizer"]["options"] == {"betas": [0.8, 0.9]}
+    assert resolved["pretrain"]["optimizer"]["options"] == {"eps": 0.1}
+
+
 def test_the_schedule_of_the_selection_is_an_arm(project):
     (project / "conf/freeze/my-plan.v2.yaml").write_bytes((CONF / "freeze/gradual.yaml").read_bytes())
     (project / "params.yaml").write_text("experiment: mnist_to_digits\nfreeze: my-plan.v2\n")
@@ -263,9 +307,19 @@ def test_a_renamed_folder_is_renamed_in_the_experiment_too(folders):
     (folders / "params.yaml").write_text(text)
     expected = (
         "params.yaml: data.target: found 'mine', but dataset.root is 'gone', which doesn't exist; set "
-        "dataset.root=mine in the experiment, too"
+        "dataset.root=mine where it is set, in params.yaml or the experiment"
     )
     with pytest.raises(FrostlineError, match=f"^{re.escape(expected)}$"):
+        resolve()
+
+
+def test_a_path_that_the_chosen_kind_of_data_set_lacks_is_where_the_experiment_sets_it(folders):
+    experiment = folders / "conf" / "experiment" / "own.yaml"
+    experiment.write_text("# @package _global_\ndefaults: [article_mlp]\ndataset: {root: mine}\n")
+    text = FOLDERS.replace("article_mlp", "own").replace("dataset: image_folder", "dataset: npz")
+    (folders / "params.yaml").write_text(text)
+    expected = r"^conf/experiment/own\.yaml: dataset\.root: unknown key; allowed: "
+    with pytest.raises(FrostlineError, match=expected):
         resolve()
 
 

@@ -42,6 +42,8 @@ PACKAGES = ("requirements.lock", f"{project.LOCK}/packages")
 """The paths that DVC watches for data and weights that come with packages: in a clone, in other projects."""
 ARM_NAME = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z][A-Za-z0-9_.-]*", re.IGNORECASE)
 """Names that a shell, DVC's stages and Hydra's overrides take without quotes."""
+KEY = re.compile(r"[A-Za-z_][\w./@-]*")
+"""The keys of a selection at its top."""
 WATCHES = {
     "source": ("source.file", "source.path", "source.root"),
     "target": ("dataset.file", "dataset.path", "dataset.root"),
@@ -93,6 +95,8 @@ def read_selection(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(params, dict):
         raise FrostlineError(f"{path}: found {params!r}, must be keys with values")
+    if odd := [key for key in params if not (isinstance(key, str) and KEY.fullmatch(key))]:
+        raise FrostlineError(f"{path}: {odd[0]!r} is not a key; write a key as optimizer.lr")
     return params
 
 
@@ -141,9 +145,13 @@ def own_arm(params: Mapping[str, Any]) -> list[str]:
     Raises:
         FrostlineError: the name can't be an arm's.
     """
-    name = params.get("freeze")
-    if name is None:
+    if "freeze" not in params:
         return []
+    if (name := params["freeze"]) is None:
+        raise FrostlineError(
+            f"{PARAMS}: freeze: found null, but dvc.yaml runs the arm that it names; name a schedule, such as"
+            " gradual, or full, which adds no arm"
+        )
     if not isinstance(name, str) or not ARM_NAME.fullmatch(name):
         raise FrostlineError(
             f"{PARAMS}: freeze: found {name!r}, which can't name an arm; a name starts with a letter and"
@@ -176,8 +184,8 @@ def _check_watched(name: str, path: str, read: str, composed: Mapping[str, str |
     if used is not None and (not watches or absolute(path) != absolute(used)):
         if watches and absolute(path).exists() and not absolute(used).exists():
             raise FrostlineError(
-                f"{key}: found {path!r}, but {read} is {used!r}, which doesn't exist; set {read}={path} in"
-                " the experiment, too"
+                f"{key}: found {path!r}, but {read} is {used!r}, which doesn't exist; set {read}={path} where"
+                " it is set, in params.yaml or the experiment"
             )
         raise FrostlineError(
             f"{key}: found {path!r}, but {read} is {used!r}, where DVC would not see a change; set"
@@ -314,35 +322,60 @@ def _located(
         key = match[1] if (match := re.match(r"([A-Za-z_][\w.@/-]*): ", text)) else ""
         if not key or key.endswith((".yaml", ".yml")):
             raise
+        text = _for_study(text, params)
         parts = key.split(".")
         if stage == "pretrain" and parts[0] in PRETRAIN_GROUPS:
             parts, text = ["pretrain", *parts], f"pretrain.{text}"
         for name, read in WATCHES.items():
-            if key in read and _has_value(params, [WATCHED, name]) and params[WATCHED][name] not in PACKAGES:
+            watched = params[WATCHED][name] if _has_value(params, [WATCHED, name]) else PACKAGES[0]
+            is_unknown = text.startswith(f"{key}: unknown key")  # so the path below `data` is not at fault
+            if key in read and watched not in PACKAGES and not is_unknown:
                 parts, text = [WATCHED, name], f"{WATCHED}.{name}{text.removeprefix(key)}"
         about = f"arm {arm}: " if arm else ""
         raise FrostlineError(f"{_file_of(parts, params, choices)}: {about}{text}") from None
+
+
+def _for_study(sentence: str, params: Mapping[str, Any]) -> str:
+    """Reword the fix of an error that is written for the command line."""
+    if missing := re.fullmatch(r"(\S+): needs a value; add \1=…", sentence):
+        group, _, name = missing[1].rpartition(".")
+        experiment = _experiment_file(params, {})
+        return (
+            f"{missing[1]}: needs a value; add `{group}: {{{name}: …}}` to conf/experiment/"
+            f"{experiment.name if experiment else 'NAME.yaml, an experiment'}"
+        )
+    several = r"to run several, add -m and write (\S+)$"
+    return re.sub(several, r"to run several, dvc exp run --queue -S '\1', then dvc queue start", sentence)
+
+
+def _experiment_file(params: Mapping[str, Any], choices: Mapping[str, str]) -> Path | None:
+    """Return the file of the experiment that a selection names; None: it names none."""
+    return project.conf_files("experiment").get(str(params.get("experiment") or choices.get("experiment")))
 
 
 def _file_of(key: Sequence[str], params: Mapping[str, Any], choices: Mapping[str, str]) -> str:
     """Return the file that gives a key its value, as far as that can be told from outside Hydra."""
     if _has_value(params, key) and not (key[0] == "freeze" and len(key) > 1):
         return PARAMS
-    experiment = params.get("experiment") or choices.get("experiment")
-    if experiment and experiment != "null":
-        path = project.conf_files("experiment").get(str(experiment))
-        if path and _has_value(read_yaml(path), key):
-            return f"conf/experiment/{path.name}"
+    experiment = _experiment_file(params, choices)
+    if experiment and _has_value(read_yaml(experiment), key):
+        return f"conf/experiment/{experiment.name}"
     package = key[:2] if key[0] == "pretrain" else key[:1]
     group = "dataset" if package == ["source"] else package[-1]
     option = choices.get(group if list(package) == [group] else f"{group}@{'.'.join(package)}")
+    if not choices and list(package) == [group]:  # nothing is composed yet
+        option = params[group] if isinstance(params.get(group), str) else None
     return f"conf/{group}/{option}.yaml" if option else "conf/config.yaml"
 
 
 def _has_value(content: Any, key: Sequence[str]) -> bool:
     """Return whether nested content has a value for `key`."""
-    for part in key:
-        if not isinstance(content, Mapping) or content.get(part) is None:
-            return False
-        content = content[part]
-    return True
+    if not key:
+        return content is not None
+    if isinstance(content, list):
+        return key[0].isdigit() and int(key[0]) < len(content) and _has_value(content[int(key[0])], key[1:])
+    if not isinstance(content, Mapping):
+        return False
+    # A name, such as that of a metric, may contain dots.
+    heads = ((".".join(key[:count]), key[count:]) for count in range(1, len(key) + 1))
+    return any(head in content and _has_value(content[head], rest) for head, rest in heads)
