@@ -217,6 +217,30 @@ def network_of(name: str, **options: Any) -> torch.nn.Module:
     return timm.create_model(name, num_classes=3, in_chans=1, **size, **options)
 
 
+class Sharing(torch.nn.Module):
+    """A network for 64 pixels whose layer has two names, and which counts and averages its images.
+
+    No normalization layer owns the buffers, so no freeze schedule governs them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = self.again = torch.nn.Linear(64, 64)
+        self.fc = torch.nn.Linear(64, 3)
+        self.register_buffer("mean", torch.zeros(64))
+        self.register_buffer("images", torch.tensor(0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits; in training mode, update the buffers."""
+        x = x.flatten(1)
+        if self.training:
+            self.images.add_(len(x))
+            self.mean.lerp_(x.detach().mean(0), 0.1)
+        logits: torch.Tensor = self.fc(self.again(self.first(x - self.mean).relu()))
+        return logits
+
+
 def tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A copy of all its parameters and buffers."""
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

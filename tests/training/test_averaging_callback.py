@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from tests.tiny import RESNET, Bench, same, tensors
+from tests.tiny import RESNET, Bench, Sharing, same, tensors
 from torch import nn
 
+from frostline.models import backbones
 from frostline.training.module import Classifier
 
 EMA = {"kind": "ema", "decay": 0.9, "warmup": False}
@@ -52,8 +53,11 @@ def test_training_is_the_same_with_and_without_an_average(tmp_path):
 # ── EMA ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_ema_is_what_validation_sees_and_what_is_kept(tmp_path):
-    bench = Bench({**CONV, "averaging": EMA}, kind=Watched)
+@pytest.mark.parametrize("sharing", [False, True])
+def test_ema_is_what_validation_sees_and_what_is_kept(sharing, tmp_path, monkeypatch):
+    if sharing:  # layers, and buffers that no freeze schedule governs
+        monkeypatch.setitem(backbones.BUILDERS, "timm", lambda *arguments: Sharing())
+    bench = Bench({**CONV, "input.size": 8 if sharing else 16, "averaging": EMA}, kind=Watched)
     average = {k: v.clone() for k, v in tensors(bench.network).items()}
     result = bench.fit(tmp_path)
     seen = bench.classifier.validated
@@ -64,7 +68,7 @@ def test_ema_is_what_validation_sees_and_what_is_kept(tmp_path):
             average[name] = moved
         if step % 2:
             close(seen[(step + 1) // 2], average)
-    assert any("running_mean" in name for name in average)
+    assert any("running_mean" in name or "again" in name for name in average)
     assert same(result.best_state, seen[result.best_epoch])
     assert result.best_epoch > 0
 

@@ -49,6 +49,14 @@ def test_statistics_move_in_the_groups_that_train(phase, moves):
     assert trained == plan.trained(0)
 
 
+def test_a_frozen_block_does_not_drop_if_it_shares_a_layer():
+    model = timm.create_model("coat_lite_tiny", drop_path_rate=0.5, img_size=32)
+    trainable.apply_phase(model, planned(model, {"train": ["head"]}), 0)
+    modes = {name: module.training for name, module in model.named_modules() if "drop_path" in name}
+    assert len(modes) > 4
+    assert not any(modes.values())
+
+
 def test_a_later_phase_freezes_again_and_forgets_the_gradients():
     model = timm.create_model("test_resnet")
     plan = planned(model, {"train": "all"}, {"train": ["head"]})

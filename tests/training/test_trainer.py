@@ -4,9 +4,10 @@ import warnings
 
 import pytest
 import torch
-from tests.tiny import NOTHING, RESNET, Bench, in_process, same, scripted, tensors
+from tests.tiny import NOTHING, RESNET, Bench, Sharing, in_process, same, scripted, tensors
 
 from frostline.console.errors import FrostlineError, TrainingFailed
+from frostline.models import backbones
 from frostline.training import trainer
 from frostline.training.module import Classifier
 
@@ -91,6 +92,16 @@ def test_the_best_weights_are_whole_in_every_phase(bn, tmp_path):
         result = bench.fit(tmp_path / str(best))
         assert result.best_epoch == best
         assert same(result.best_state, after[best])
+
+
+def test_the_best_weights_have_shared_layers_and_buffers_of_any_layer(tmp_path, monkeypatch):
+    monkeypatch.setitem(backbones.BUILDERS, "mlp", lambda *arguments: Sharing())
+    bench = Bench({"trainer.monitor": "val/loss"}, kind=scripted([9, 3, 2, 1]))
+    result = bench.fit(tmp_path)
+    assert result.best_epoch == 3
+    assert same(result.best_state, tensors(bench.network))
+    assert torch.equal(result.best_state["first.weight"], result.best_state["again.weight"])
+    assert result.best_state["images"] > 0
 
 
 def test_the_size_of_validation_batches_does_not_change_the_choice(tmp_path):

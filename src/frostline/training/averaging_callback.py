@@ -6,9 +6,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from frostline import schema
+from frostline.freezing.tensors import may_change
 from frostline.training import trainable
 from frostline.training.averaging import Ema, Swa, copied
 from frostline.training.freeze_callback import FreezeSchedule
@@ -74,11 +75,11 @@ class EmaAveraging(Averaging):
         if self._phase is None:
             self.ema.seed(self._live)
         self.ema.average = {k: v.to(self._live[k].device) for k, v in self.ema.average.items()}
-        self._enter()
+        self._enter(pl_module.network)
 
     def before_step(self, trainer: pl.Trainer, module: Classifier) -> None:
         """Follow the network into a new phase."""
-        self._enter()
+        self._enter(module.network)
 
     def after_step(self, trainer: pl.Trainer, module: Classifier) -> None:
         """Add the weights after the step."""
@@ -97,14 +98,15 @@ class EmaAveraging(Averaging):
         self.ema.load_state_dict(state_dict["ema"])
         self._phase = state_dict["phase"]
 
-    def _enter(self) -> None:
+    def _enter(self, network: nn.Module) -> None:
         plan, phase = self.freezing.plan, self.freezing.phase
         if phase == self._phase:
             return
         if self._phase is not None and plan.phases[self._phase].restore:
             # The schedule has just restored the phase's best epoch: restart the average from it.
             self.ema.seed(self._live)
-        self.ema.enter(self._live, plan.trained(phase) | plan.updated_statistics(phase))
+        changing = plan.trained(phase) | plan.updated_statistics(phase)
+        self.ema.enter(self._live, may_change(network, plan.layers, changing))
         self._phase = phase
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from frostline.data.loading.pixels import Images
 from frostline.features.reuse import OFF, FeatureExtractor
 from frostline.features.split_point import ALL_TRAINS, NetworkSplit
+from frostline.freezing.tensors import may_change
 from frostline.training.freeze_callback import FreezeSchedule
 from frostline.training.module import Classifier, ReusedFeatures
 
@@ -96,7 +97,8 @@ class FeatureReuse(pl.Callback):
         plan = self.freezing.plan
         views = self.reuse.view_numbers
         features = [self.reuse.cached_features(split, self.train, view) for view in views]
-        drifts = self.averages and not plan.changed_before(phase).isdisjoint(split.dependencies)
+        changed = may_change(split.network, plan.layers, plan.changed_before(phase)) if phase else frozenset()
+        drifts = self.averages and not split.dependencies.isdisjoint(changed)
         measured = {
             name: self.reuse.cached_features(split, images)
             for name, images in ({} if drifts else self.validation).items()

@@ -10,6 +10,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from frostline.console.errors import FrostlineError
 from frostline.freezing.plan import FreezePlan
+from frostline.freezing.tensors import all_names
 
 HEAD_DROPOUT = ("head_drop", "head.drop", "drop", "dropout", "classifier.drop")
 """Names of the dropout module before the head, in timm's networks and frostline's."""
@@ -30,7 +31,8 @@ def apply_phase(network: nn.Module, plan: FreezePlan, phase: int) -> None:
     network.train()
     moving = trained | plan.updated_statistics(phase)
     still = _with_statistics(network, plan.layers.places.keys() - plan.updated_statistics(phase))
-    for module in [*still, *_whose_tensors_are(network, plan.layers.places.keys() - moving)]:
+    frozen = all_names(network, plan.layers.places.keys() - moving)
+    for module in [*still, *_whose_tensors_are(network, frozen)]:
         module.train = MethodType(_stay, module)  # type: ignore[method-assign]
         module.eval()
 

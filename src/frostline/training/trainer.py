@@ -26,6 +26,7 @@ from frostline.console import signals
 from frostline.console.errors import FrostlineError, TrainingFailed
 from frostline.features.execution import device_of
 from frostline.features.reuse import FeatureExtractor
+from frostline.freezing.tensors import may_change
 from frostline.models import weights
 from frostline.training import machine
 from frostline.training.averaging_callback import Averaging, averaging_of
@@ -244,7 +245,8 @@ class _History(pl.Callback):
         kept = self.result.best_state
         if kept and not self.averaging:
             changed = module.plan.changed_before(0 if phase is None else int(phase) + 1)
-            state = {name: state[name] for name in changed}
+            names = may_change(module.network, module.plan.layers, changed)
+            state = {name: state[name] for name in names}
         self.result.best_state = kept | {name: weights.detached(value) for name, value in state.items()}
 
     def state_dict(self) -> dict[str, Any]:
