@@ -7,9 +7,9 @@ from frostline.features.split_point import (
     NetworkSplit,
     NoSplit,
     candidate_splits,
-    first_verified,
     worthwhile_splits,
 )
+from frostline.features.verification import first_verified
 from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of

@@ -28,13 +28,20 @@ class Recording:
         self._inside = False  # whether a frozen module is running
 
     def run(self, network: nn.Module, modules: Iterable[nn.Module], example: Tensor) -> bool:
-        """Run the network, and record the calls of `modules`; return whether a changing layer was reached."""
+        """Run the network, and record the calls of `modules`; return whether a changing layer was reached.
+
+        Buffers that the layers update get their values back.
+        """
         watched = {module: self._watch(module, module.forward) for module in modules}
+        before = [(buffer, buffer.clone()) for buffer in network.buffers()]
         try:
             with torch.no_grad(), replaced_forwards(watched), self._counter:
                 network.forward(example)
         except Reached:
             return True
+        finally:
+            for buffer, value in before:
+                buffer.copy_(value)
         return False
 
     def _watch(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from frostline import schema
 from frostline.base.project import GIB
@@ -18,7 +19,7 @@ from frostline.console.units import size
 from frostline.data.loading.augment import augment, source_pixels
 from frostline.data.loading.mix import mixes
 from frostline.data.loading.pixels import Images, PixelStack, normalize
-from frostline.features import split_point
+from frostline.features import split_point, verification
 from frostline.features.cache import FeatureCache
 from frostline.features.execution import Execution, Precision, autocast, execution_of, gathered
 from frostline.features.split_point import NetworkSplit, NoSplit
@@ -32,6 +33,8 @@ BATCH = 64
 """Images per forward pass; fixed, since rounding depends on it."""
 PROOF = 3
 """Number of images on which a split is verified."""
+PATTERN = 7
+"""Largest side, in areas of one colour, of the random patterns among them."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +95,21 @@ class FeatureExtractor:
         if isinstance(candidates, NoSplit):
             return candidates
         with autocast(self.execution(network).frozen_precision, shown.device):
-            split = split_point.first_verified(candidates, shown)
+            split = verification.first_verified(candidates, shown)
         return split if isinstance(split, NoSplit) else self.within_limit(split, len(images))
 
     def sample_images(self, network: nn.Module, images: Images) -> Tensor:
-        """Return (PROOF, C, H, W) images to verify splits on, and set the network's memory format."""
+        """Return (PROOF, C, H, W) images to verify splits on, and set the network's memory format.
+
+        The first is a training image. The others are coarse random patterns, since a data set may begin with
+        images that look alike, and a split that confuses images would pass.
+        """
         execution, device = self.execution(network), next(network.parameters()).device
         execution.arrange(network)
-        rows = torch.arange(PROOF) % len(images)
-        return execution.arranged(normalize(images.pixels[rows].to(device), self.spec))
+        shape = PROOF - 1, self.spec.channels, *(min(side, PATTERN) for side in self.spec.shape[1:])
+        pattern = torch.rand(shape, generator=generator(0, "proof")) * self.spec.white
+        pixels = torch.cat([images.pixels[:1].float(), interpolate(pattern, self.spec.shape[1:])])
+        return execution.arranged(normalize(pixels.to(device), self.spec))
 
     @property
     def view_numbers(self) -> list[int | None]:

@@ -10,8 +10,7 @@ The split works for any architecture:
    outputs, except where the features enter. Candidates for that place are, for the first changing module and
    for each module that contains it: its input; or the output of the last frozen module that is called before
    it is entered. One more: the outputs of the last two modules of the longest prefix, concatenated.
-4. Before a split is used, `first_verified` compares its logits with those of the whole network, with random
-   weights after the split: a new head of zeros, for instance, would give equal logits whatever is below it.
+4. Before a split is used, `features.verification` compares its logits with those of the whole network.
 
 `network.forward(…)` is called, not `network(…)`: the latter may run code of torch.compile, which ignores the
 replaced forwards.
@@ -29,11 +28,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from frostline.features.forwards import Reached, Recording, replaced_forwards, stop
 from frostline.freezing.plan import FreezePlan
+from frostline.freezing.tensors import all_names, named_tensors
 
-RTOL = {torch.float32: 1e-4, torch.float64: 1e-9}
-"""Dtype of features → largest difference of logits that counts as rounding, relative to the largest logit."""
-RTOL_HALF = 3e-2
-"""As `RTOL`, for bfloat16 and float16."""
 BRANCHES = 2
 """Number of the prefix's last outputs that are concatenated, for networks with branches, such as CrossViT."""
 FLOPS_PER_BYTE = 100
@@ -86,8 +82,7 @@ class NetworkSplit:
 
     def fingerprint(self) -> str:
         """Return the sha256 of the tensors that features may depend on: names, dtypes, shapes and bytes."""
-        named = self.network.named_parameters, self.network.named_buffers
-        state = {name: tensor for tensors in named for name, tensor in tensors(remove_duplicate=False)}
+        state = named_tensors(self.network)
         digest = hashlib.sha256()
         for name in sorted(self.dependencies):
             tensor = state[name].detach().cpu().contiguous()
@@ -170,17 +165,6 @@ class NetworkSplit:
         with replaced_forwards(stubs):
             logits: Tensor = self.network.forward(self.example)
         return logits
-
-
-def first_verified(splits: Sequence[NetworkSplit], images: Tensor) -> NetworkSplit | NoSplit:
-    """Return the first split whose two parts give the same logits as the whole network on images.
-
-    Args:
-        splits: from `worthwhile_splits`, recorded in the precision of frozen layers.
-        images: (N, C, H, W) with N ≥ 3; each split is tested with two batch sizes.
-    """
-    fault = "does not give the logits of the whole network"
-    return first_valid(splits, lambda split: _is_equivalent(split, images), fault)
 
 
 def first_valid(
@@ -331,7 +315,8 @@ class _Splitter:
 
 def _changing_layers(network: nn.Module, plan: FreezePlan, phase: int) -> dict[nn.Module, str]:
     """Return the layers that change or are random themselves, each with the reason as a clause."""
-    trained, statistics = plan.trained(phase), plan.updated_statistics(phase)
+    trained = all_names(network, plan.trained(phase))
+    statistics = all_names(network, plan.updated_statistics(phase))
     changing_layers: dict[nn.Module, str] = {}
     for name, module in network.named_modules():
         own = [f"{name}.{tensor}" if name else tensor for tensor in _tensors(module, own=True)]
@@ -357,69 +342,3 @@ def _ancestors(name: str) -> Iterator[str]:
 def _tensors(module: nn.Module, *, own: bool) -> Iterator[str]:
     for named in (module.named_parameters, module.named_buffers):
         yield from (name for name, _ in named(recurse=not own))
-
-
-def _is_equivalent(split: NetworkSplit, images: Tensor) -> bool:
-    """Return whether the split gives the network's logits, for two batch sizes and again in eval mode.
-
-    The weights after the split are random meanwhile, since the split has to be right for all values that
-    training may give them. Weights of zero, as in a new head or in a residual block's last norm, hide faults.
-    """
-    network = split.network
-    modes = {module: module.training for module in network.modules()}
-    after_split = _parameters_after(split)
-    restored = [(tensor, tensor.detach().clone()) for tensor in (*network.buffers(), *after_split)]
-    devices = [images.device] if images.is_cuda else []
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(0)
-            for parameter in after_split:
-                _randomize(parameter)
-            in_phase = _outputs_match(split, images) and _outputs_match(split, images[:-1])
-            network.eval()
-            return in_phase and _outputs_match(split, images)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
-        return False
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        with torch.no_grad():
-            for tensor, value in restored:
-                tensor.copy_(value)
-
-
-def _parameters_after(split: NetworkSplit) -> list[nn.Parameter]:
-    """Return the parameters that the features do not depend on."""
-    named = list(split.network.named_parameters(remove_duplicate=False))
-    before = {id(parameter) for name, parameter in named if name in split.dependencies}
-    return [parameter for parameter in split.network.parameters() if id(parameter) not in before]
-
-
-def _randomize(parameter: Tensor) -> None:
-    """Draw weights with which each branch contributes to the output."""
-    if parameter.ndim > 1:
-        parameter.normal_(std=math.prod(parameter.shape[1:]) ** -0.5)
-    else:
-        parameter.uniform_(0.5, 1.5)
-
-
-def _rng_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _outputs_match(split: NetworkSplit, images: Tensor) -> bool:
-    torch.manual_seed(0)
-    before = _rng_state(images.device)
-    features = split.features(images)
-    if not torch.equal(_rng_state(images.device), before):
-        return False  # the prefix uses random numbers
-    if features.shape != (len(images), *split.shape):
-        return False
-    whole = split.network.forward(images).float()
-    rounding = RTOL.get(features.dtype, RTOL_HALF) * float(whole.abs().max())
-    for _ in range(2):  # the second pass shows whether the first changed the recorded outputs in place
-        torch.manual_seed(0)
-        logits = split.rest(features.clone()).float()
-        if logits.shape != whole.shape or not bool(((logits - whole).abs() <= rounding).all()):
-            return False
-    return True

@@ -23,6 +23,7 @@ from frostline.data.loading.pixels import Images
 from frostline.features.execution import autocast, device_of
 from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import NetworkSplit, NoSplit, candidate_splits
+from frostline.features.verification import is_constant
 from frostline.freezing.plan import FreezePlan
 from frostline.models.optimizers import make_optimizer
 from frostline.models.pretrained import create_network
@@ -299,10 +300,10 @@ def _is_linear_head(split: NetworkSplit, plan: FreezePlan, images: Tensor) -> bo
                 return False
             if not bool(((whole - parts).abs() <= ROUNDING * whole.abs().max()).all()):
                 return False
+        return is_constant(split, images)
     finally:
         for tensor, value in before:
             tensor.copy_(value)
-    return True
 
 
 def _head(group: FeatureGroup, run: Run) -> Head:
