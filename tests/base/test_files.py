@@ -21,7 +21,7 @@ from frostline.console.errors import FrostlineError
 
 SRC = Path(__file__).parents[2] / "src"
 SCALARS = """
-1e-5 1E5 1e5 -2e+3 +1.5e3 1.e3 1.5e-3 1.0e-5 .5e+3 0.5 .5 -1. 10 -3 08 0x1f 1_000 0o17 1:30 .inf -.INF .nan
+1e-5 1E5 1e5 -2e+3 +1.5e3 1.e3 1.5e-3 1.0e-5 .5e+3 0.5 .5 -1. 10 -3 08 0x1f 1_000 0o17 .inf -.INF .nan
 e5 1e 1e5x 0e 1.2.3 2024-01-01 2024-01-01T10:00:00Z yes Off null ~ true text 1e-5.0 12e45 "1e5" '08'
 """
 

@@ -313,3 +313,61 @@ def test_a_list_with_umlauts_is_shown_with_the_quotes_that_it_needs():
     quoted = str(refused.value).split('"')[1]
     composed, _ = compose.experiment(["dataset=table", "dataset.file=a.csv", quoted])
     assert composed.dataset.classes == ["Blumen", "Früchte", "Houses (old)"]
+
+
+HEADER = "# @package _global_\n"
+OVERRIDE = "defaults:\n  - override /loss: mse\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("\ufeff" + HEADER, "own.yaml: starts with a byte order mark (BOM); save it as UTF-8 without BOM"),
+        (
+            OVERRIDE,
+            "own.yaml: lacks the header of an experiment, which sets keys of all groups; write '# @pa",
+        ),
+        ("# mine\n" + HEADER + OVERRIDE, "own.yaml: lacks the header of an experiment"),
+        (HEADER.strip() + " # all\n", "own.yaml: '# @package _global_ # all' is not a header; write '# @pac"),
+        (HEADER + "defaults: {loss: bce}\n", "own.yaml: defaults: must be a list of `GROUP: OPTION`"),
+        (HEADER + "defaults: [1]\n", "own.yaml: defaults: must be a list of `GROUP: OPTION`"),
+        (HEADER + "[a]\n", "own.yaml: found a list, must be keys with values"),
+        (HEADER + "on: 1\n", "own.yaml: True is not a key; write a name, in quotes if YAML needs them"),
+        (
+            HEADER + "loss: bce\n",
+            "own.yaml: loss: found 'bce', must be keys with values; to choose an option",
+        ),
+        (HEADER + "optimizer: {lr: '${'}\n", "optimizer.lr: does not compose ("),
+        (HEADER + "seed: 010\n", "own.yaml: line 2: found 010, which YAML reads as an octal number or in"),
+        (HEADER + "optimizer: {lr: 1:30}\n", "own.yaml: line 2: found 1:30, which YAML reads as an octal"),
+        (
+            HEADER + OVERRIDE + "  - backbone: mlp\n",
+            "conf/experiment/own.yaml: defaults: `experiment/backbone@backbone: mlp` comes after an override;"
+            " write `- override /backbone: mlp`",
+        ),
+        (
+            HEADER + OVERRIDE + "  - article_mlp\n",
+            "defaults: `experiment@_global_: article_mlp` comes after an override; put it first",
+        ),
+        (
+            HEADER + OVERRIDE + "  - override backbone: mlp\n",
+            "to override; write `- override /backbone: …`",
+        ),
+        (HEADER + OVERRIDE + "  - override /backbon: mlp\n", "to override; did you mean 'backbone'?"),
+    ],
+)
+def test_an_experiment_that_hydra_reads_otherwise_than_it_is_meant_names_its_fix(content, sentence, project):
+    (project / "conf/experiment/own.yaml").write_text(content)
+    assert sentence in refusal(["experiment=own"], compose.experiment)
+
+
+def test_the_fix_for_an_option_after_an_override_works(project):
+    (project / "conf/experiment/own.yaml").write_text(f"{HEADER}{OVERRIDE}  - override /backbone: mlp\n")
+    made, _ = compose.experiment(["experiment=own"])
+    assert (made.loss.kind, made.backbone.kind) == ("mse", "mlp")
+
+
+@pytest.mark.parametrize("text", ["'010'", "0", "0.5", "1e-3", "10", "-1", "0x1F", '"1:30"', "a:1", "00a"])
+def test_text_and_decimal_numbers_are_read_as_written(text, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"a: {text}\n")
+    read_yaml(tmp_path / "a.yaml")

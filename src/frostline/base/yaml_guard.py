@@ -20,6 +20,8 @@ RESOLVERS = frozenset({"fitting_threads", "fitting_monitor"})
 _CALL = re.compile(r"\$\{\s*([^\s{}$:']*)\s*:")
 REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 """An interpolation that contains no other one."""
+_OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[1-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+"""Text that YAML 1.1 reads as an octal number (010: 8) or in the base 60 (1:30: 90), but DVC does not."""
 _NUMBER = re.compile(r"[-+]?(0x[0-9a-fA-F_]+|(0[bo])?[0-9._:]+)")
 
 
@@ -116,6 +118,11 @@ def _check_node(event: Any, line: str) -> None:
         return
     if len(event.value) > DIGITS and _NUMBER.fullmatch(event.value):
         raise FrostlineError(f"{line}: found a number of {len(event.value)} characters; give a shorter one")
+    if implicit[0] and _OTHER_BASE.fullmatch(event.value):  # unquoted
+        raise FrostlineError(
+            f"{line}: found {event.value}, which YAML reads as an octal number or in the base 60; write a"
+            " decimal number, or text in quotes"
+        )
     check_calls(event.value, line)
 
 

@@ -31,7 +31,7 @@ from frostline.base import project
 from frostline.base.formats import yaml_error
 from frostline.base.hashes import identity
 from frostline.base.yaml_guard import NODES, REFERENCE, check_calls, read_checked
-from frostline.config import hints, resolvers
+from frostline.config import conf_files, hints, resolvers
 from frostline.config.open_keys import check_hydra, check_override, not_open, short
 from frostline.config.overrides import FREE_KEYS, from_hydra, options
 from frostline.console.errors import FrostlineError, allowed
@@ -90,8 +90,9 @@ class _CheckedFiles(FileConfigSource):
             return super().load_config(config_path)
         known = self.path, config_path, identity(path)
         if known not in _loaded:
-            read_checked(path)
+            conf_files.check_text(path, read_checked(path))
             result = super().load_config(config_path)
+            conf_files.check_loaded(path, config_path, result)
             config = result.config
             if isinstance(config, DictConfig) and OmegaConf.select(config, "hydra.searchpath") is not None:
                 raise not_open("hydra.searchpath", f"{path}: ")
@@ -284,7 +285,18 @@ def _composition_error(error: Exception, overrides: Sequence[str]) -> str:
         return unknown_key(key, key, _known_keys(key, overrides))
     if match := re.match(r"Error merging override \+{0,2}(.*?)=", text):
         return _merge_error(match[1], error.__cause__)
+    if sentence := conf_files.defaults_error(text):
+        return sentence
+    if not text.strip():
+        return _of_cause(error.__cause__)
     return re.sub(r"\s+", " ", text).strip()
+
+
+def _of_cause(cause: BaseException | None) -> str:
+    """Return a sentence for an error without a text of its own, such as an interpolation without an end."""
+    reason, *_ = [*str(cause).splitlines(), ""]
+    key = re.search(r"full_key: (\S+)", str(cause))
+    return f"{key[1] if key else 'conf/'}: does not compose ({short(reason)}); undo the last change"
 
 
 def _key_of_list(sentence: str, overrides: Sequence[str]) -> str | None:

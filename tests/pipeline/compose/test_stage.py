@@ -323,6 +323,14 @@ def test_a_path_that_the_chosen_kind_of_data_set_lacks_is_where_the_experiment_s
         resolve()
 
 
+def test_an_option_that_the_experiment_chooses_is_named_with_its_file(folders):
+    experiment = folders / "conf" / "experiment" / "own.yaml"
+    experiment.write_text("# @package _global_\ndefaults: [article_mlp, override /loss: bc]\n")
+    (folders / "params.yaml").write_text("experiment: own\nloss: {label_smoothing: null}\n")
+    with pytest.raises(FrostlineError, match=r"^conf/experiment/own\.yaml: loss: no option 'bc'"):
+        resolve()
+
+
 @pytest.mark.parametrize(
     ("path", "kind"), [("theirs", "image_folder"), ("a/labels.csv", "table"), ("data.npz", "npz")]
 )

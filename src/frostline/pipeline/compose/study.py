@@ -358,7 +358,8 @@ def _file_of(key: Sequence[str], params: Mapping[str, Any], choices: Mapping[str
     if _has_value(params, key) and not (key[0] == "freeze" and len(key) > 1):
         return PARAMS
     experiment = _experiment_file(params, choices)
-    if experiment and _has_value(read_yaml(experiment), key):
+    content = read_yaml(experiment) if experiment else None
+    if experiment and (_has_value(content, key) or _chooses(content, key)):
         return f"conf/experiment/{experiment.name}"
     package = key[:2] if key[0] == "pretrain" else key[:1]
     group = "dataset" if package == ["source"] else package[-1]
@@ -368,10 +369,18 @@ def _file_of(key: Sequence[str], params: Mapping[str, Any], choices: Mapping[str
     return f"conf/{group}/{option}.yaml" if option else "conf/config.yaml"
 
 
+def _chooses(content: Any, key: Sequence[str]) -> bool:
+    """Return whether the defaults list of an experiment chooses the option of a group."""
+    defaults = content.get("defaults") or [] if isinstance(content, Mapping) else []
+    names = {name for item in defaults if isinstance(item, Mapping) for name in map(str, item)}
+    return f"override /{key[0]}" in names and len(key) == 1
+
+
 def _has_value(content: Any, key: Sequence[str]) -> bool:
     """Return whether nested content has a value for `key`."""
     if not key:
-        return content is not None
+        is_group = isinstance(content, Mapping) and len(content) > 0
+        return any(_has_value(value, []) for value in content.values()) if is_group else content is not None
     if isinstance(content, list):
         return key[0].isdigit() and int(key[0]) < len(content) and _has_value(content[int(key[0])], key[1:])
     if not isinstance(content, Mapping):
