@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.shell import TINY
 from tests.study import environment
 
 from frostline.commands.main import COMMANDS, MEANT, SYNONYMS
@@ -250,11 +251,14 @@ def test_a_traceback_is_there_for_those_who_ask(shell):
     assert "Traceback" in err
 
 
-def test_a_closed_pipe_is_no_error(shell):
+@pytest.mark.parametrize(
+    "words", [("finetune", "--cfg", "job"), ("plan", *TINY, "weights=none", "--images", "100")]
+)
+def test_a_closed_pipe_is_no_error(words, shell):
     settings = environment(shell.folder / "x", PYTHONPATH=str(SRC))
     read, write = os.pipe()
     os.close(read)
-    command = [str(shell.python), "-m", "frostline", "finetune", "--cfg", "job"]
+    command = [str(shell.python), "-m", "frostline", *words]
     result = subprocess.run(
         command, cwd=shell.folder, env=settings, stdout=write, stderr=subprocess.PIPE, text=True, check=False
     )

@@ -27,7 +27,11 @@ def stdout_console() -> "Console":
     """Return a console for standard output, as wide as the terminal, or `WIDTH` characters."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False)
+    class StdoutConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # the BrokenPipeError that is handled; Rich would exit with status 1
+
+    return StdoutConsole(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False)
 
 
 def print_table(headers: "Sequence[str | Column]", rows: Iterable[Sequence[str]], title: str = "") -> None:
