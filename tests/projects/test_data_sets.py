@@ -75,7 +75,7 @@ def test_what_is_watched_beside_the_data_set_itself(folder):
             "data/labels.parquet",
             {},
             r"^--source: data/labels\.parquet has no column 'image' \(source\.columns\.image\); .*label.*; "
-            r"set source\.columns\.image=COLUMN$",
+            r"set source\.columns\.image=path$",
         ),
         (
             "data/labels.csv",

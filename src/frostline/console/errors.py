@@ -47,13 +47,18 @@ class GateFailed(FrostlineError):
     """A result is below the bound of the experiment's gate; the command exits with 4."""
 
 
-def allowed(name: str, options: Iterable[str], *, limit: int = 20) -> str:
+def allowed(name: str, options: Iterable[str], *, near: Sequence[str] | None = None, limit: int = 20) -> str:
     """Return the `options` nearest to `name`, and the list of all if they are few.
 
     The clause ends a sentence, such as ``did you mean 'adamw'? (allowed: adam, adamw, sgd)``.
+
+    Args:
+        near: those to propose; None: those that are spelled alike.
     """
     names = sorted({str(option) for option in options})
-    near = difflib.get_close_matches(name, names, n=3) or difflib.get_close_matches(name.lower(), names, n=3)
+    if near is None:
+        alike = (difflib.get_close_matches(text, names, n=3) for text in (name, name.lower()))
+        near = next(filter(None, alike), [])
     guess = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     if not names:
         return "nothing is allowed here"

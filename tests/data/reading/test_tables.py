@@ -216,6 +216,11 @@ def test_a_missing_column(rows, file):
     assert "has no column 'patient' (dataset.columns.group); allowed: image_path, labels; set " in refused(
         file, {"image": "image_path", "label": "labels", "group": "patient"}
     )
+    write_table(file, [[9, *row] for row in rows], ["age", "Filename", "diagnosis"])
+    assert refused(file).endswith(
+        "; did you mean 'Filename'? (allowed: Filename, age, diagnosis); set dataset.columns.image=Filename"
+    )
+    assert refused(file, {"image": "Filename"}).endswith("; set dataset.columns.label=diagnosis")
     write_table(file, rows, ["Bild", "the label"])
     assert refused(file).endswith("; allowed: Bild, the label; set dataset.columns.image=COLUMN")
     assert refused(file, {"image": "Bild"}).endswith("; set 'dataset.columns.label=the label'")

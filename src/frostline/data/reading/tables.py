@@ -30,6 +30,11 @@ from frostline.data.reading.walk import Problem
 
 OPTIONAL = ("split", "group", "fold", "weight")
 """Columns that a table may have under these names."""
+WORDS = {
+    "image": ("image", "img", "file", "path", "picture", "photo", "scan"),
+    "label": ("label", "class", "target", "category", "diagnos", "species"),
+}
+"""Role → words in the names that tables have for its column, the most telling first."""
 Columned = schema.Table | schema.HuggingFace | schema.Npz
 
 _NO_LABEL = "has no label: give it one, or remove the row"
@@ -116,14 +121,23 @@ def used_columns(dataset: Columned, present: Sequence[str], place: str) -> dict[
                 f"{place} begins with a row ({some(row)}): its first line must name the columns, such as "
                 f"{dataset.columns.image},{dataset.columns.label}"
             )
-        near = difflib.get_close_matches(name, present, n=1)
-        fix = shlex.quote(f"{key}={printable(near[0])}") if near else f"{key}=COLUMN"
+        near = [printable(column) for column in _near(role, name, present)]
+        fix = shlex.quote(f"{key}={near[0]}") if near else f"{key}=COLUMN"
         if role == "label" and dataset.task == "multi_label":
             fix += ", or for a column of 0 and 1 per class 'dataset.columns.labels=[COLUMN,COLUMN]'"
         raise FrostlineError(
-            f"{place} has no column {name!r} ({key}); {allowed(name, map(printable, present))}; set {fix}"
+            f"{place} has no column {name!r} ({key}); {allowed(name, map(printable, present), near=near)}; "
+            f"set {fix}"
         )
     return used
+
+
+def _near(role: str, name: str, present: Sequence[str]) -> list[str]:
+    """Return the columns that are probably meant: of a usual name by their `WORDS`, of others by spelling."""
+    if name.lower().rstrip("s") == role:
+        found = (column for word in WORDS.get(role, ()) for column in present if word in column.lower())
+        return list(dict.fromkeys(found))[:3]
+    return difflib.get_close_matches(name, present, n=3)
 
 
 def fold_number(text: str, where: str) -> int:
