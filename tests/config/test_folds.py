@@ -24,13 +24,28 @@ def test_a_run_needs_a_fold():
     with pytest.raises(FrostlineError) as raised:
         stage_configs.finetune_config(composed, choices)
     assert str(raised.value) == (
-        "dataset.fold: null, and dataset.folds=3; set dataset.fold=0, or run all folds with -m "
-        "dataset.fold=0,1,2"
+        "dataset.fold: null, and dataset.folds=3; set dataset.fold=0, or run all folds with "
+        "frostline finetune -m dataset.fold=0,1,2"
     )
     composed, choices = compose.experiment(["dataset.folds=3", "dataset.fold=1", "seed=4"])
     name = run_name(stage_configs.finetune_config(composed, choices))
     assert name == "full·resnet10t·digits·f1·s4"
     assert setting_of(name) == "full·resnet10t·digits"
+
+
+@pytest.mark.parametrize(("key", "words"), [("dataset", ["dataset.folds=3"]), ("source", ["source.folds=3"])])
+def test_what_shows_one_run_takes_the_first_fold(key, words, capsys):
+    composed, choices = compose.experiment(words)
+    config = {"dataset": stage_configs.finetune_config, "source": stage_configs.pretrain_config}[key]
+    assert config(stage_configs.at_first_fold(composed, key), choices).dataset.fold == 0
+    assert capsys.readouterr().err == f"frostline: {key}.fold=0 is used, of 3 folds\n"
+
+
+@pytest.mark.parametrize("words", [[], ["dataset.folds=3", "dataset.fold=2"]])
+def test_a_fold_that_is_chosen_stays(words, capsys):
+    composed, _ = compose.experiment(words)
+    assert stage_configs.at_first_fold(composed) is composed
+    assert capsys.readouterr().err == ""
 
 
 def test_configs_without_folds_are_as_before():

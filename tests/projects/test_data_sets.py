@@ -153,6 +153,10 @@ def test_a_study_on_tables(folder):
         "folds": 2,
     }
     assert (
+        "frostline finetune experiment=mine dataset.fold=0 freeze=lp_ft "
+        in (folder / "README.md").read_text()
+    )
+    assert (
         "override /dataset: table" in experiment["defaults"]
         or {"override /dataset": "table"} in (experiment["defaults"])
     )

@@ -100,13 +100,14 @@ def plan(
     command = "plan --stage pretrain" if stage == "pretrain" else "plan"
     overrides = overrides_of(dataset, options, Options, command=command)
     with call():
-        from frostline.config import compose
+        from frostline.config import compose, stage_configs
         from frostline.pipeline import standalone
         from frostline.pipeline.compose import study
 
         if time and images:
             raise FrostlineError("plan: time=True trains on the images of a data set; leave out images")
         composed, choices = compose.experiment(study.on_selection(overrides))
+        composed = stage_configs.at_first_fold(composed, "source" if stage == "pretrain" else "dataset")
         data: Any = (images, classes)
         folder: Path | None = None
         if not images:  # before torch is imported
@@ -132,11 +133,12 @@ def show(dataset: AnyPath | None = None, *, count: int = 24, **options: Unpack[O
     """
     overrides = overrides_of(dataset, options, Options, command="show")
     with call():
-        from frostline.config import compose
+        from frostline.config import compose, stage_configs
         from frostline.pipeline import standalone
         from frostline.sheets import training_images
 
         composed, choices = compose.experiment(overrides)
+        composed = stage_configs.at_first_fold(composed)
         _, folder = standalone.prepared(composed, "target")
         return training_images.show(composed, choices, count, folder).sheet
 

@@ -67,7 +67,7 @@ def add(commands: Any, summary: str) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the plan of a run, and plot it where `--picture` names a file."""
-    from frostline.config import compose
+    from frostline.config import compose, stage_configs
     from frostline.pipeline import standalone
     from frostline.pipeline.compose import study
 
@@ -78,6 +78,9 @@ def run(arguments: argparse.Namespace) -> None:
     overrides = study.on_selection(arguments.overrides)
     try:
         composed, choices = compose.experiment(overrides)
+        composed = stage_configs.at_first_fold(
+            composed, "source" if arguments.stage == "pretrain" else "dataset"
+        )
         data: Any = (arguments.images, arguments.classes)
         folder: Path | None = None
         if not arguments.images:  # before torch is imported

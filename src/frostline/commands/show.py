@@ -39,10 +39,11 @@ def add(commands: Any, summary: str) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write the sheet, and print its path."""
     from frostline.base.files import write_text
-    from frostline.config import compose
+    from frostline.config import compose, stage_configs
     from frostline.pipeline import standalone
 
     composed, choices = compose.experiment(arguments.overrides)
+    composed = stage_configs.at_first_fold(composed)
     _, folder = standalone.prepared(composed, "target")  # before torch is imported
     with waiting(LIBRARIES):
         from frostline.sheets.training_images import show

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, get_args
 
 from frostline.console.errors import FrostlineError
+from frostline.console.progress import say_once
 from frostline.schema import Arm, Dataset, Evaluate, Experiment, Hyperparameters, Prepare, Run
 
 
@@ -103,13 +104,27 @@ def study_folds(composed: Experiment) -> list[int] | None:
     return sorted(chosen)
 
 
+def at_first_fold(composed: Experiment, key: str = "dataset") -> Experiment:
+    """Return an experiment for a command that shows or measures one run: at fold 0, unless a fold is chosen.
+
+    Args:
+        key: dataset or source.
+    """
+    dataset: Dataset = getattr(composed, key)
+    if dataset.folds is None or dataset.fold is not None:
+        return composed
+    say_once(f"frostline: {key}.fold=0 is used, of {dataset.folds} folds")
+    return composed.model_copy(update={key: dataset.model_copy(update={"fold": 0})})
+
+
 def _check_fold(dataset: Dataset, key: str) -> None:
     """Refuse a run without a fold on a data set with folds."""
     if dataset.folds is not None and dataset.fold is None:
         every = ",".join(map(str, range(dataset.folds)))
+        command = "pretrain" if key == "source" else "finetune"
         raise FrostlineError(
             f"{key}.fold: null, and {key}.folds={dataset.folds}; set {key}.fold=0, or run all folds with "
-            f"-m {key}.fold={every}"
+            f"frostline {command} -m {key}.fold={every}"
         )
 
 

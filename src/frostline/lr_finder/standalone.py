@@ -46,6 +46,7 @@ def run(overrides: Sequence[str], low: float = LOW, high: float = HIGH, steps: i
         FrostlineError: an override is invalid, or the loss falls at no learning rate (the files are written).
     """
     composed, choices = compose.experiment(overrides)
+    composed = stage_configs.at_first_fold(composed)
     config = stage_configs.finetune_config(composed, choices)
     settings = Settings(low, high, steps)
     settings.check()

@@ -107,6 +107,8 @@ class Study:
         places = {"source": self.source, "target": self.target}
         data = {role: str(place) if place else PACKAGED_DATA for role, place in places.items()}
         values: dict[str, Any] = {"name": self.name, "data": data | {"weights": PACKAGED_DATA}}
+        target = self.data_sets.get("target")
+        values["fold"] = " dataset.fold=0" if target and target.config.get("folds") else ""
         watched = {role: data_set.watched() for role, data_set in self.data_sets.items()}
         experiment = self._experiment(values)
         chosen = re.search(r"override /freeze: (\w+)", experiment)  # one that fits its network
