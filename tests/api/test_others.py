@@ -106,3 +106,12 @@ def test_runs_can_be_compared_at_once(here, monkeypatch, no_runs, warm, capsys):
         fl.compare("nothing")
     with pytest.raises(fl.FrostlineError, match="compare: found 3; give runs, or their folders"):
         fl.compare(3)
+
+
+def test_a_plan_with_its_time_shows_it_in_a_notebook(here):
+    small = {"input.size": 8, "trainer.threads": 1}
+    plan = fl.plan(
+        "digits", freeze="full", backbone="mlp", weights="none", epochs=2, time=True, overrides=small
+    )
+    assert "; training takes about " in plan._repr_html_()
+    assert "training takes about " in str(plan)

@@ -1,6 +1,7 @@
 """Runs from Python are those of the commands, however often and wherever they are called."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -60,6 +61,10 @@ def test_the_history(here):
     assert history.svg().startswith(b"<?xml")
     assert 'src="data:image/svg+xml;base64,' in history._repr_html_()
     assert history.trained == ("head", "all")  # of its phases
+    saved = json.loads((run.folder / "training.json").read_text())["best_epoch"]
+    value = history["val/accuracy"][saved]
+    assert repr(history) == f"History(4 epochs, saved: epoch {saved} with val/accuracy {value:.4f})"
+    assert "selection/accuracy" not in frame  # there is no label budget
 
 
 def test_from_another_folder_and_again(here, tmp_path, monkeypatch):

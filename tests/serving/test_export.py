@@ -1,6 +1,7 @@
 """Exported files give what the network gives, and what does not is not left."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -42,6 +43,16 @@ def test_torchscript_is_refused_with_what_to_use_instead(photo_run, tmp_path, ca
         cli.main(["export", str(photo_run), "--format", "torchscript", "--out", str(tmp_path / "model.pt")])
     assert ended.value.code == 2
     assert "torchscript is deprecated by torch; write pt2 or onnx instead" in capsys.readouterr().err
+
+
+def test_missing_packages_are_named_before_the_run_is_looked_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)  # as if it were not installed
+    words = ["export", str(tmp_path / "no run"), "--format", "onnx", "--out", str(tmp_path / "x.onnx")]
+    assert cli.main(words) == cli.EXIT_USER
+    assert capsys.readouterr().err == (
+        "frostline: error: --format: onnx needs the package onnxscript; pip install onnx onnxscript "
+        "onnxruntime, or choose pt2\n"
+    )
 
 
 def test_onnx_takes_any_number_of_images(photo_run, trained, tmp_path):

@@ -1,5 +1,6 @@
 """The history of a run: a row per epoch, and its plot."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ class History(Sequence[Row]):
     per image train/mAP and val/mAP."""
     trained: tuple[str, ...]
     """The groups that train in each phase."""
+    best_epoch: int
+    """The epoch whose weights the run saved."""
 
     @classmethod
     def read(cls, folder: Path) -> "History":
@@ -33,7 +36,8 @@ class History(Sequence[Row]):
         rows = tuple(
             {name: _number(name, cell) for name, cell in row.items()} for row in read_csv(folder / HISTORY)
         )
-        return cls(rows, tuple(run_plots.trained_groups(folder / TRAINING)))
+        best_epoch = json.loads((folder / TRAINING).read_bytes())["best_epoch"]
+        return cls(rows, tuple(run_plots.trained_groups(folder / TRAINING)), best_epoch)
 
     @overload
     def __getitem__(self, place: int) -> Row: ...
@@ -52,10 +56,10 @@ class History(Sequence[Row]):
         return iter(self.rows)
 
     def to_pandas(self) -> "DataFrame":
-        """Return the rows as a data frame, indexed by epoch."""
+        """Return the rows as a data frame, indexed by epoch, without columns that have no value."""
         from pandas import DataFrame
 
-        return DataFrame(self.rows).set_index("epoch")
+        return DataFrame(self.rows).set_index("epoch").dropna(axis="columns", how="all")
 
     def svg(self) -> bytes:
         """Return the plot of accuracy or mAP and loss by epoch as an SVG file."""
@@ -72,7 +76,10 @@ class History(Sequence[Row]):
 
     def __repr__(self) -> str:
         name = f"val/{headline(self.rows[-1])}"
-        return f"History({len(self) - 1} epochs, {name} {self.rows[-1][name]:.4f} after the last)"
+        saved = self.rows[self.best_epoch]
+        return (
+            f"History({len(self) - 1} epochs, saved: epoch {self.best_epoch} with {name} {saved[name]:.4f})"
+        )
 
 
 def _number(name: str, cell: str) -> float | int | None:

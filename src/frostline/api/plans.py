@@ -51,7 +51,12 @@ class Plan:
         return f"Plan({self._plan.freeze} on {self._plan.backbone}, {self._plan.epochs} epochs)"
 
     def _repr_html_(self) -> str:
-        return str(html.svg_image(self.svg(), f"{self!r}: learning rates and layers that train"))
+        from frostline.planning import text
+
+        caption = f"{self!r}: learning rates and layers that train"
+        if measured := self._plan.duration:
+            caption += f"; {text.duration_text(self._plan, measured)}"
+        return str(html.svg_image(self.svg(), caption))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """`frostline predict`: classify images with a trained network."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -113,7 +114,8 @@ def run(arguments: argparse.Namespace) -> None:
     with shown("predict", len(paths)) as advance:
         rows = sheet.of(problems.of(predictions, advance), shown_classes)
         _write(lines(rows), arguments.out)
-    sheet.write(paths, arguments.model, trained.spec)
+    named = "/" in arguments.model or os.sep in arguments.model
+    sheet.write(paths, arguments.model if named else f"{arguments.model} ({folder})", trained.spec)
     problems.print_warnings()
     if problems.errors:
         what, whose = ("1 image", "its") if problems.errors == 1 else (f"{problems.errors} images", "their")

@@ -15,6 +15,7 @@ from frostline.training import machine
 from frostline.training.inference import reuse_of
 from frostline.training.inputs import TrainingInputs
 from frostline.training.run import set_up
+from frostline.training.run_info import run_name
 from frostline.training.services import Services
 
 
@@ -62,7 +63,7 @@ def run_test(run: Run, inputs: TrainingInputs, services: Services, settings: Set
     losses: list[float] = []
     smooth: list[float] = []
     stopped = ""
-    with services.progress("learning-rate range test", settings.steps) as advance:
+    with services.progress(f"learning-rate range test of {run_name(run)}", settings.steps) as advance:
         for rate, loss in zip(rates, _losses(steps, rates), strict=False):
             if not math.isfinite(loss):
                 stopped = f"at {rate:.1e}: the loss is {loss}"

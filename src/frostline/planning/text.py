@@ -56,10 +56,10 @@ def _print(plan: Plan, console: Console) -> None:
         if phase is not plan.phases[-1] or phase.ends.startswith(("early", "on time, since")):
             console.print(f"phase {phase.index} ends {phase.ends}", style="dim")
     if plan.duration:
-        console.print(f"\n{_duration(plan, plan.duration)}")
+        console.print(f"\n{duration_text(plan, plan.duration)}")
 
 
-def _duration(plan: Plan, duration: "Duration") -> str:
+def duration_text(plan: Plan, duration: "Duration") -> str:
     """Say how long the run trains, and of that each phase; and all runs of the study's arm."""
     most = "at most " if plan.may_stop else ""
     threads = f" with {counted(duration.threads, 'thread')}" if duration.device == "cpu" else ""

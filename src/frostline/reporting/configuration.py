@@ -37,7 +37,7 @@ def _lines(summary: Summary, arms: Sequence[Arm]) -> Iterator[tuple[str, str]]:
     yield "Selected epoch", f"{_selected_by(summary)}; {', '.join(_epochs(summary))} (medians)"
     if chosen := summary.chosen:
         score = words.percent(chosen.val_score.mean)
-        best = f"the best validation {summary.metric} apart from the baseline ({score})"
+        best = f"the best validation {summary.metric} of the arms beside the baseline ({score})"
         yield "Verdict on", f"{chosen.name}, which has {best}"
 
 

@@ -1,5 +1,6 @@
 """Learning curves of one arm: headline metric by epoch and seed, starts of phases, the baseline's mean."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from frostline.plotting import theme
@@ -14,8 +15,19 @@ PAPER, SOFT = theme.PAPER.light, theme.SOFT.light
 BASELINE_LINE: Style = {"color": theme.BASELINE_COLOUR.light, "linewidth": 1.2, "zorder": 1}
 
 
-def learning_svg(summary: Summary, arm: Arm, name: str) -> str:
-    """Return one arm's learning curves for a page; `name` is the prefix of its ids."""
+def lowest_value(arms: Iterable[Arm]) -> float:
+    """Return the lowest value of all arms' curves, at which the axis of each arm's plot begins."""
+    runs = [run for arm in arms for run in arm.runs.values()]
+    return min(value for run in runs for value in (*run.val_curve, *run.train_curve))
+
+
+def learning_svg(summary: Summary, arm: Arm, name: str, lowest: float) -> str:
+    """Return one arm's learning curves for a page.
+
+    Args:
+        name: prefix of the ids in the file.
+        lowest: `lowest_value` of all arms.
+    """
     colour = theme.arm_colours([other.name for other in summary.arms])[arm.name].light
     with new_figure(4.6, 2.9) as figure:
         axes = figure.add_axes((0.115, 0.16, 0.865, 0.81))
@@ -24,8 +36,7 @@ def learning_svg(summary: Summary, arm: Arm, name: str) -> str:
             axes.plot([p.epoch for p in curve], [p.score.mean for p in curve], **BASELINE_LINE)
         for run in arm.runs.values():
             _run(axes, run, colour)
-        starts = [other.curve[0].score.mean for other in summary.arms]
-        percent_axis(axes, max(0.0, min(starts) - 0.05), 1.015)
+        percent_axis(axes, max(0.0, lowest - 0.05), 1.015)
         epoch_axis(axes, max(other.epochs for other in summary.arms))
         axes.set_xlabel("epochs")
         _phases(axes, list(arm.runs.values()))

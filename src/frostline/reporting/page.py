@@ -14,7 +14,7 @@ from frostline.plotting.templates import page
 from frostline.reporting import tables, words
 from frostline.reporting.configuration import configuration
 from frostline.reporting.inputs import Arm
-from frostline.reporting.learning_plot import learning_svg, trained_groups
+from frostline.reporting.learning_plot import learning_svg, lowest_value, trained_groups
 from frostline.reporting.results import Summary
 from frostline.reporting.tables import ByClass
 from frostline.reporting.transfer_plot import transfer_svg
@@ -117,14 +117,13 @@ def _missed(when: TimeToThreshold, summary: Summary) -> str:
 
 def _learning(summary: Summary, arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """Return a plot and a caption for each arm that trains."""
-    shown = []
+    shown, lowest = [], lowest_value(arms)
     for place, (arm, numbers) in enumerate(zip(arms, summary.arms, strict=True)):
         if numbers.epochs:
             trained = " → ".join(trained_groups(next(iter(arm.runs.values()))))
             caption = f"trains {trained}" if trained else "nothing trains"
-            shown.append(
-                {"arm": arm.name, "caption": caption, "svg": learning_svg(summary, arm, f"arm{place}")}
-            )
+            drawn = learning_svg(summary, arm, f"arm{place}", lowest)
+            shown.append({"arm": arm.name, "caption": caption, "svg": drawn})
     return shown
 
 

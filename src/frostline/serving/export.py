@@ -5,7 +5,6 @@ import shutil
 import tempfile
 import warnings
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -44,11 +43,9 @@ def run(trained: TrainedRun, form: str, out: Path) -> Exported:
         form: a key of FORMATS.
 
     Raises:
-        FrostlineError: a package is missing, the format can't express the network, or the outputs differ by
+        FrostlineError: the format can't express the network, or the outputs differ by
             more than TOLERANCE.
     """
-    if form == "onnx":
-        _need_onnx()
     model = trained.serving_model()
     images, tried_on = trained.images(CHECKED)
     write = {"onnx": _onnx, "pt2": _pt2, "safetensors": _safetensors}[form]
@@ -113,13 +110,3 @@ def _safetensors(trained: TrainedRun, model: ServingModel, example: Tensor, file
     state, _ = weights.load(file)
     network = network_with(state, trained.run.backbone, trained.spec, len(trained.classes))
     return ServingModel(network.eval(), trained.spec, several_labels=trained.several_labels)
-
-
-def _need_onnx() -> None:
-    """Check the packages before the slow part."""
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        if find_spec(name) is None:
-            raise FrostlineError(
-                f"--format: onnx needs the package {name}; pip install onnx onnxscript onnxruntime,"
-                " or choose pt2"
-            )
