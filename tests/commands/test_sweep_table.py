@@ -66,7 +66,7 @@ def test_a_failed_run_has_no_mean(capsys, monkeypatch):
         print_sweep([*done, FailedJob("seed=2", FrostlineError("no memory"))])
     block = capsys.readouterr().out.partition(" seed=2\n")[2]
     assert block.splitlines()[0].split() == ["val", "accuracy", "failed"]
-    assert "mean over seeds" not in block
+    assert "mean of runs" not in block
 
 
 def test_a_job_that_fails_does_not_end_the_others(shell):

@@ -36,7 +36,7 @@ def print_sweep(jobs: Sequence[Any]) -> None:
     headers: list[str | Column] = [
         "run",
         f"val {metric}",
-        *(["mean over seeds"] if several else []),
+        *(["mean of runs"] if several else []),
         f"test {metric}",
         out,
     ]

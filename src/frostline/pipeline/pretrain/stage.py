@@ -6,6 +6,7 @@ from frostline.base import omitted
 from frostline.base.files import publish, write_checksums, write_text
 from frostline.base.formats import canonical_json
 from frostline.base.hashes import content_key, sha256_of
+from frostline.base.repetitions import Repetition
 from frostline.base.run_folder import OUTPUTS, WEIGHTS
 from frostline.evaluation import evaluate
 from frostline.models.pretrained import load_initial_weights
@@ -37,7 +38,8 @@ def train_once(
     inputs = load_inputs(config, data, initial, services)
     omitted.remove_reason(out)
     with publish(out, OUTPUTS) as work:
-        setting = f"{config.freeze_name} · seed {config.seed}"
+        repetition = Repetition(config.dataset.fold, config.seed)
+        setting = f"{config.freeze_name} · {repetition}"
         title = f"pretrain on {inputs.index.name}" if config.stage == "pretrain" else f"finetune {setting}"
         seconds = train(config, inputs, work, services, title)
         evaluate.measure(config, data, work, work, services)
