@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from frostline.features.forwards import Reached, Recording, replaced_forwards, stop
+from frostline.features.tensors import all_names, named_tensors
 from frostline.freezing.plan import FreezePlan
-from frostline.freezing.tensors import all_names, named_tensors
 
 BRANCHES = 2
 """Number of the prefix's last outputs that are concatenated, for networks with branches, such as CrossViT."""

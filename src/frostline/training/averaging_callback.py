@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline import schema
-from frostline.freezing.tensors import may_change
+from frostline.features.tensors import may_change
 from frostline.training import trainable
 from frostline.training.averaging import Ema, Swa, copied
 from frostline.training.freeze_callback import FreezeSchedule

@@ -11,7 +11,7 @@ from torch import Tensor
 from frostline.data.loading.pixels import Images
 from frostline.features.reuse import OFF, FeatureExtractor
 from frostline.features.split_point import ALL_TRAINS, NetworkSplit
-from frostline.freezing.tensors import may_change
+from frostline.features.tensors import may_change
 from frostline.training.freeze_callback import FreezeSchedule
 from frostline.training.module import Classifier, ReusedFeatures
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from frostline.console.errors import FrostlineError
+from frostline.features.tensors import all_names
 from frostline.freezing.plan import FreezePlan
-from frostline.freezing.tensors import all_names
 
 HEAD_DROPOUT = ("head_drop", "head.drop", "drop", "dropout", "classifier.drop")
 """Names of the dropout module before the head, in timm's networks and frostline's."""

@@ -26,7 +26,7 @@ from frostline.console import signals
 from frostline.console.errors import FrostlineError, TrainingFailed
 from frostline.features.execution import device_of
 from frostline.features.reuse import FeatureExtractor
-from frostline.freezing.tensors import may_change
+from frostline.features.tensors import may_change
 from frostline.models import weights
 from frostline.training import machine
 from frostline.training.averaging_callback import Averaging, averaging_of
