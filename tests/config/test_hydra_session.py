@@ -329,6 +329,7 @@ OVERRIDE = "defaults:\n  - override /loss: mse\n"
         ),
         ("# mine\n" + HEADER + OVERRIDE, "own.yaml: lacks the header of an experiment"),
         (HEADER.strip() + " # all\n", "own.yaml: '# @package _global_ # all' is not a header; write '# @pac"),
+        ("seed: 3\n", "conf/experiment/own.yaml: lacks the header of an experiment"),
         (HEADER + "defaults: {loss: bce}\n", "own.yaml: defaults: must be a list of `GROUP: OPTION`"),
         (HEADER + "defaults: [1]\n", "own.yaml: defaults: must be a list of `GROUP: OPTION`"),
         (HEADER + "[a]\n", "own.yaml: found a list, must be keys with values"),
@@ -359,6 +360,20 @@ OVERRIDE = "defaults:\n  - override /loss: mse\n"
 def test_an_experiment_that_hydra_reads_otherwise_than_it_is_meant_names_its_fix(content, sentence, project):
     (project / "conf/experiment/own.yaml").write_text(content)
     assert sentence in refusal(["experiment=own"], compose.experiment)
+
+
+@pytest.mark.parametrize("header", [HEADER, "", f"# of mine\n{HEADER}", "# of mine\n# @author Jane Doe\n"])
+def test_an_experiment_that_another_includes_needs_no_header(header, project):
+    (project / "conf/experiment/common.yaml").write_text(f"{header}{OVERRIDE}seed: 3\n")
+    (project / "conf/experiment/own.yaml").write_text(f"{HEADER}defaults: [common, _self_]\nseeds: [5]\n")
+    made, _ = compose.experiment(["experiment=own"])
+    assert (made.loss.kind, made.seed, made.seeds) == ("mse", 3, [5])
+
+
+def test_a_byte_order_mark_hides_nothing_but_a_header(project):
+    (project / "conf/loss/own.yaml").write_text("\ufeff# of mine\nkind: mse\n")
+    made, _ = compose.experiment(["loss=own"])
+    assert made.loss.kind == "mse"
 
 
 def test_the_fix_for_an_option_after_an_override_works(project):

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from frostline.base.processes import cores, processors, sharing_cores
 from frostline.base.sharing import fitting_workers
-from frostline.config import hints, hydra_session
+from frostline.config import conf_files, hints, hydra_session
 from frostline.config.hydra_session import readable_errors, session
 from frostline.config.overrides import from_hydra, options, to_hydra
 from frostline.config.space import MOST_POINTS, Interval, Parameter, Space, Values, as_overrides
@@ -362,6 +362,7 @@ def _as_text(override: Override) -> str:
 def _experiment(config: DictConfig) -> tuple[Experiment, dict[str, str]]:
     choices: dict[str, str] = {}
     if "hydra" in config:
+        conf_files.check_composed(config)
         choices = _choices(config.hydra.runtime.choices)
         config = _without_hydra(config)
     hydra_session.check_expansion(OmegaConf.to_container(config, resolve=False))

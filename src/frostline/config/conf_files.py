@@ -15,6 +15,8 @@ from frostline.console.errors import FrostlineError, allowed
 GLOBAL = "_global_"
 HEADER = f"# @package {GLOBAL}"
 EXPERIMENT = "experiment/"
+PACKAGE = "experiment"
+"""Where Hydra puts the keys of an experiment without a header."""
 MARK = "\ufeff"
 """The byte order mark that editors on Windows write; Hydra does not see a header after it."""
 
@@ -23,15 +25,18 @@ def check_text(path: Path, text: str) -> None:
     """Refuse a file whose header Hydra does not read.
 
     Raises:
-        FrostlineError: it starts with a byte order mark, or has more words in its header than Hydra allows.
+        FrostlineError: a byte order mark comes before it, or it has more words than Hydra allows.
     """
-    if text.startswith(MARK):
-        raise FrostlineError(f"{path}: starts with a byte order mark (BOM); save it as UTF-8 without BOM")
-    for line in text.splitlines():
-        if line.strip() and not line.strip().startswith("#"):
+    for line in filter(str.strip, text.removeprefix(MARK).splitlines()):
+        if not re.match(r"\s*#\s*@", line):
             return
-        if re.match(r"\s*#\s*@", line) and len(line.strip().lstrip("#").split()) != 2:
-            raise FrostlineError(f"{path}: {line.strip()!r} is not a header; write {HEADER!r}, nothing more")
+        if text.startswith(MARK):
+            raise FrostlineError(f"{path}: starts with a byte order mark (BOM); save it as UTF-8 without BOM")
+        if len(line.strip().lstrip("#").split()) != 2:
+            raise FrostlineError(
+                f"{path}: {line.strip()!r} is not a header; write {HEADER!r} in an experiment, and begin no"
+                " other comment with @"
+            )
 
 
 def check_loaded(path: Path, name: str, result: ConfigResult) -> None:
@@ -57,21 +62,34 @@ def check_loaded(path: Path, name: str, result: ConfigResult) -> None:
             f"{path}: defaults: must be a list of `GROUP: OPTION`, such as `- override /loss: bce`"
         )
     if name.startswith(EXPERIMENT):
-        _check_experiment(path, result)
+        _check_experiment(path, config)
 
 
-def _check_experiment(path: Path, result: ConfigResult) -> None:
-    if result.header.get("package") != GLOBAL:
-        raise FrostlineError(
-            f"{path}: lacks the header of an experiment, which sets keys of all groups; write {HEADER!r} in"
-            " the first line"
-        )
-    for key, value in OmegaConf.to_container(result.config, resolve=False).items():  # type: ignore[union-attr]
+def _check_experiment(path: Path, config: DictConfig) -> None:
+    for key, value in OmegaConf.to_container(config, resolve=False).items():  # type: ignore[union-attr]
         if isinstance(value, str) and "${" not in value and key in groups():
             raise FrostlineError(
                 f"{path}: {key}: found {value!r}, must be keys with values; to choose an option, write"
                 f" `- override /{key}: {value}` at the end of its defaults"
             )
+
+
+def check_composed(config: DictConfig) -> None:
+    """Refuse a chosen experiment without a header; one that another includes needs none.
+
+    Args:
+        config: as composed, with Hydra's own part.
+    """
+    option = config.hydra.runtime.choices.get("experiment")
+    if option is not None and PACKAGE in config:
+        raise FrostlineError(_no_header(f"{EXPERIMENT}{option}"))
+
+
+def _no_header(name: str) -> str:
+    return (
+        f"conf/{name}.yaml: lacks the header of an experiment, which sets keys of all groups; write"
+        f" {HEADER!r} in the first line"
+    )
 
 
 def groups() -> list[str]:
@@ -88,6 +106,8 @@ def defaults_error(text: str) -> str | None:
         fix = f"write `- override /{group}: {option}`" if group in groups() else "put it first"
         return f"conf/{match[1]}.yaml: defaults: `{match[2]}` comes after an override; {fix}"
     if match := re.match(r"In '?([\w/-]+)'?: Could not override '(.*?)'\.", text):
+        if f"@{PACKAGE}." in match[2]:
+            return _no_header(match[1])
         bare = re.sub(r"^experiment/|@.*", "", match[2])
         name = bare if options(bare) and match[2].startswith(EXPERIMENT) else match[2]
         fix = f"write `- override /{name}: …`" if name in groups() else allowed(name, groups())
