@@ -53,7 +53,7 @@ def _is_equivalent(split: NetworkSplit, images: Tensor) -> bool:
             for parameter in after_split:
                 _randomize(parameter)
             torch.clear_autocast_cache()  # it holds the weights' former values
-            if not (is_constant(split, images) and _close(split.features(images), features, RTOL_HALF)):
+            if not is_constant(split, images, features):
                 return False
             in_phase = _outputs_match(split, images) and _outputs_match(split, images[:-1])
             network.eval()
@@ -70,11 +70,12 @@ def _is_equivalent(split: NetworkSplit, images: Tensor) -> bool:
 
 
 @torch.no_grad()
-def is_constant(split: NetworkSplit, images: Tensor) -> bool:
+def is_constant(split: NetworkSplit, images: Tensor, earlier: Tensor | None = None) -> bool:
     """Return whether an image has the same features at every step, whatever the rest of its batch.
 
     Args:
         images: (N, C, H, W), clearly different.
+        earlier: (N, …) features of the images, with other weights after the split.
     """
     random_state = _rng_state(images.device)
     buffers = {name: tensor.clone() for name, tensor in split.network.named_buffers()}
@@ -89,6 +90,7 @@ def is_constant(split: NetworkSplit, images: Tensor) -> bool:
         not uses_random_numbers
         and not remembers
         and _close(split.features(images[:1]), features[:1], RTOL_HALF)
+        and (earlier is None or _close(features, earlier, RTOL_HALF))
     )
 
 
