@@ -165,6 +165,7 @@ def test_a_selection_omits_nulls():
         "seeds": [0, 1],
         "a": {"b": {"c": 1e-3, "d": None}},
         "text": "it's a test",
+        "optimizer": {"options": {"eps": None, "nesterov": True}},
         "gate": {"arms.full.gain.mean": 0.1},
     }
     assert list(to_overrides(params)) == [
@@ -173,5 +174,6 @@ def test_a_selection_omits_nulls():
         "seeds=[0,1]",
         "a.b.c=0.001",
         r"text='it\'s a test'",
+        "++optimizer.options={nesterov:true}",
         "++gate={arms.full.gain.mean:0.1}",
     ]

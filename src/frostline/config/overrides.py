@@ -141,7 +141,8 @@ def to_overrides(params: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, Mapping) and (
             name.rpartition(".")[2] in FREE_KEYS or not all(map(_NAME.fullmatch, map(str, value)))
         ):
-            yield f"++{name}={_literal(value)}"  # Hydra would split the names of gate's metrics
+            there = {inner: content for inner, content in value.items() if content is not None}
+            yield f"++{name}={_literal(there)}"  # Hydra would split the names of gate's metrics
         elif isinstance(value, Mapping):
             yield from to_overrides(value, f"{name}.")
         elif isinstance(value, str) and _is_path(name):
