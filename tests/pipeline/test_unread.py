@@ -174,6 +174,7 @@ def test_every_command_is_one_of_the_command_line():
     ("params", "sentence"),
     [
         ({"seed": 5}, "params.yaml: seed: a study does not read this key; set seeds: [5]"),
+        ({"seed": [0, 1]}, "params.yaml: seed: a study does not read this key; set seeds: [0, 1]"),
         ({"freeze": "full", "out": "x"}, "params.yaml: out: a study does not read this key; remove it"),
         (
             {"hydra/launcher": "joblib"},

@@ -108,7 +108,9 @@ def check_selection(params: Mapping[str, Any]) -> None:
         key for key, value in params.items() if re.split(r"[./]", key)[0] in SINGLE_RUNS and value is not None
     ]
     if unread:
-        fix = f"set seeds: [{params['seed']}]" if unread[0] == "seed" else "remove it"
+        seed = params.get("seed")
+        seeds = seed if isinstance(seed, list) else [seed]
+        fix = f"set seeds: {seeds}" if unread[0] == "seed" else "remove it"
         raise FrostlineError(f"params.yaml: {unread[0]}: a study does not read this key; {fix}")
 
 

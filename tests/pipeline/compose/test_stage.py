@@ -108,7 +108,10 @@ def test_what_can_not_work_is_refused_and_nothing_is_written(project, params, ar
         ("gate: {full: {gain: 2}}\n", "params.yaml: gate.full: found {'gain': 2}, must be a valid number"),
         ("a b: 1\n", "params.yaml: 'a b' is not a key; "),
         ("on: 1\n", "params.yaml: True is not a key; "),
-        ("+seed: 1\n", "params.yaml: '+seed' is not a key; "),
+        (
+            "+optimizer.options.eps: 1\n",
+            "params.yaml: '+optimizer.options.eps' is not a key; write keys as opti",
+        ),
         (
             "weights: [none]\n",
             "params.yaml: weights: takes one option; to run several, dvc exp run --queue",

@@ -96,7 +96,7 @@ def read_selection(path: Path) -> dict[str, Any]:
     if not isinstance(params, dict):
         raise FrostlineError(f"{path}: found {params!r}, must be keys with values")
     if odd := [key for key in params if not (isinstance(key, str) and KEY.fullmatch(key))]:
-        raise FrostlineError(f"{path}: {odd[0]!r} is not a key; write a key as optimizer.lr")
+        raise FrostlineError(f"{path}: {odd[0]!r} is not a key; write keys as optimizer: {{lr: 0.001}}")
     return params
 
 
