@@ -185,7 +185,7 @@ def record(root):
                 config = {"freeze_name": freeze, "seed": seed, "stage": "finetune"}
                 data = {"name": "digits", "kind": "digits", "fingerprint": "ab" * 16}
                 name, study = f"{freeze}·resnet10t·digits", "mnist_to_digits"
-                tags = {"freeze": freeze, "seed": str(seed)}
+                tags = {"dataset": "digits", "freeze": freeze, "seed": str(seed)}
                 about = RunInfo(name, "finetune", study, config, data, "training", tags, seed)
                 run = store.begin(about, process_key(), when=1000 + seed)
                 measured = ("best/val/accuracy", "test/accuracy", "test/f1_macro", "test/loss")
