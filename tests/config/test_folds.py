@@ -36,8 +36,11 @@ def test_a_run_needs_a_fold():
 @pytest.mark.parametrize(("key", "words"), [("dataset", ["dataset.folds=3"]), ("source", ["source.folds=3"])])
 def test_what_shows_one_run_takes_the_first_fold(key, words, capsys):
     composed, choices = compose.experiment(words)
-    config = {"dataset": stage_configs.finetune_config, "source": stage_configs.pretrain_config}[key]
-    assert config(stage_configs.at_first_fold(composed, key), choices).dataset.fold == 0
+    stage, config = {
+        "dataset": ("finetune", stage_configs.finetune_config),
+        "source": ("pretrain", stage_configs.pretrain_config),
+    }[key]
+    assert config(stage_configs.at_first_fold(composed, stage), choices).dataset.fold == 0
     assert capsys.readouterr().err == f"frostline: {key}.fold=0 is used, of 3 folds\n"
 
 

@@ -1,13 +1,12 @@
 """The history of a run: a row per epoch, and its plot."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from frostline.api import html
-from frostline.base.formats import read_csv
+from frostline.base.formats import read_csv, read_json
 from frostline.base.metrics import headline
 from frostline.base.run_folder import HISTORY, TRAINING
 from frostline.tracking import run_plots
@@ -36,8 +35,8 @@ class History(Sequence[Row]):
         rows = tuple(
             {name: _number(name, cell) for name, cell in row.items()} for row in read_csv(folder / HISTORY)
         )
-        best_epoch = json.loads((folder / TRAINING).read_bytes())["best_epoch"]
-        return cls(rows, tuple(run_plots.trained_groups(folder / TRAINING)), best_epoch)
+        training = read_json(folder / TRAINING)
+        return cls(rows, tuple(run_plots.trained_groups(training)), training["best_epoch"])
 
     @overload
     def __getitem__(self, place: int) -> Row: ...

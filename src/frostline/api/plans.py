@@ -112,7 +112,7 @@ def plan(
         if time and images:
             raise FrostlineError("plan: time=True trains on the images of a data set; leave out images")
         composed, choices = compose.experiment(study.on_selection(overrides))
-        composed = stage_configs.at_first_fold(composed, "source" if stage == "pretrain" else "dataset")
+        composed = stage_configs.at_first_fold(composed, stage)
         data: Any = (images, classes)
         folder: Path | None = None
         if not images:  # before torch is imported

@@ -78,9 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     overrides = study.on_selection(arguments.overrides)
     try:
         composed, choices = compose.experiment(overrides)
-        composed = stage_configs.at_first_fold(
-            composed, "source" if arguments.stage == "pretrain" else "dataset"
-        )
+        composed = stage_configs.at_first_fold(composed, arguments.stage)
         data: Any = (arguments.images, arguments.classes)
         folder: Path | None = None
         if not arguments.images:  # before torch is imported

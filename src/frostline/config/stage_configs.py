@@ -104,12 +104,13 @@ def study_folds(composed: Experiment) -> list[int] | None:
     return sorted(chosen)
 
 
-def at_first_fold(composed: Experiment, key: str = "dataset") -> Experiment:
+def at_first_fold(composed: Experiment, stage: str = "finetune") -> Experiment:
     """Return an experiment for a command that shows or measures one run: at fold 0, unless a fold is chosen.
 
     Args:
-        key: dataset or source.
+        stage: pretrain or finetune.
     """
+    key = "source" if stage == "pretrain" else "dataset"
     dataset: Dataset = getattr(composed, key)
     if dataset.folds is None or dataset.fold is not None:
         return composed

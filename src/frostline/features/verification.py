@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.features.split_point import NetworkSplit, NoSplit, first_valid
+from frostline.features.tensors import all_names
 
 RTOL = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Dtype of features → largest difference of logits that counts as rounding, relative to the largest logit."""
@@ -96,9 +97,8 @@ def is_constant(split: NetworkSplit, images: Tensor, earlier: Tensor | None = No
 
 def _parameters_after(split: NetworkSplit) -> list[nn.Parameter]:
     """Return the parameters that the features do not depend on."""
-    named = list(split.network.named_parameters(remove_duplicate=False))
-    before = {id(parameter) for name, parameter in named if name in split.dependencies}
-    return [parameter for parameter in split.network.parameters() if id(parameter) not in before]
+    before = all_names(split.network, split.dependencies)
+    return [parameter for name, parameter in split.network.named_parameters() if name not in before]
 
 
 def _randomize(parameter: Tensor) -> None:

@@ -1,6 +1,5 @@
 """Plots of a run for MLflow: plan, curves with phase boundaries, confusion matrix, table of classes."""
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -56,7 +55,9 @@ def draw(folder: Path) -> Iterator[tuple[str, bytes]]:
         if (plan := folder / "plan.json").is_file():
             yield "plan.png", plan_plot.draw(read_json(plan))
         if (history := folder / "history.csv").is_file():
-            yield "curves.png", curves(read_csv(history), trained_groups(folder / "training.json"))
+            training = folder / "training.json"
+            groups = trained_groups(read_json(training)) if training.is_file() else []
+            yield "curves.png", curves(read_csv(history), groups)
         predictions = [row for path in sorted(folder.rglob("predictions.csv")) for row in read_csv(path)]
         if predictions and "labels" in predictions[0]:
             label_rows = per_label(predictions)
@@ -219,9 +220,7 @@ def _phases(axes: "Axes", history: Rows, trained: Sequence[str]) -> None:
                 label_line(axes, start, trained[int(phase)])
 
 
-def trained_groups(training: Path) -> list[str]:
-    """Return the groups that train in each phase: ``["head", "head + top", "all"]``."""
-    if not training.is_file():
-        return []
-    phases = json.loads(training.read_bytes())["phases"]
-    return [p["train"] if isinstance(p["train"], str) else " + ".join(p["train"]) for p in phases]
+def trained_groups(training: Mapping[str, Any]) -> list[str]:
+    """Return the groups that train in each phase, of training.json: ``["head", "head + top", "all"]``."""
+    trained = (phase["train"] for phase in training["phases"])
+    return [groups if isinstance(groups, str) else " + ".join(groups) for groups in trained]
