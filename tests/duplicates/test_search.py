@@ -15,6 +15,7 @@ from frostline.duplicates.search import (
     near_matches,
     near_pairs,
     near_pairs_over_folds,
+    pixel_digest,
     repeated,
     thumbnail,
 )
@@ -25,6 +26,19 @@ def test_groups():
     assert groups.tolist() == [0, 1, 0, 2, 1]
     assert list(repeated(groups)) == [[0, 2], [1, 4]]
     assert list(repeated(groups_of([]))) == []
+
+
+def test_pixels_have_one_digest_in_every_file_format():
+    grey = np.random.default_rng(0).integers(0, 256, (5, 7), dtype=np.uint8)
+    colour = np.stack([grey, grey, grey], axis=2)
+    colour[0, 1, 2] ^= 1  # only one channel of one pixel, outside the coarse grid
+    for pixels in (grey, colour):
+        same = [pixels, pixels.astype(np.uint16) * 257]
+        same += [grey[..., None], np.repeat(grey[..., None], 3, axis=2)] if pixels is grey else []
+        assert len({pixel_digest(own) for own in same}) == 1
+    others = [grey, colour, grey.T, grey.reshape(7, 5), colour[..., :2], grey.astype(np.uint16)]
+    others += [np.dstack([colour, np.full_like(grey, 255)])]
+    assert len({pixel_digest(own) for own in others}) == len(others)
 
 
 def large(seed: int) -> Image.Image:

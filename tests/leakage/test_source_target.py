@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from itertools import product
 
 import numpy as np
 import pytest
@@ -65,6 +66,34 @@ def test_an_identical_image_is_an_error_where_the_target_is_measured(folders, tm
         f"source: source has 1 image that is also in target, on which the target is measured: {copied} "
         f"(train) = {key} ({split}); remove them from the source, or choose another source"
     )
+
+
+@pytest.mark.parametrize(
+    ("ending", "options"),
+    [
+        (".png", {"convert": "RGB"}),
+        (".png", {"convert": "RGBA"}),
+        (".png", {"convert": "P"}),
+        (".gif", {}),
+        (".webp", {"lossless": True}),
+    ],
+    ids=["RGB", "RGBA", "palette", "GIF", "WebP"],
+)
+def test_a_small_grey_image_is_the_same_when_stored_as_colour(ending, options, tmp_path):
+    generator = np.random.default_rng(0)
+    for name in ("source", "target"):
+        for split, label in product(("train", "val", "test"), ("cat", "dog")):
+            folder = tmp_path / name / split / label
+            folder.mkdir(parents=True)
+            Image.fromarray(generator.integers(0, 256, (28, 28), dtype=np.uint8)).save(folder / "0.png")
+    grey = Image.open(tmp_path / "source" / "train" / "cat" / "0.png")
+    copy = grey.convert(options["convert"]) if "convert" in options else grey
+    copy.save(tmp_path / "target" / "test" / "cat" / f"1{ending}", **{**options, "convert": None})
+    source, target = (
+        prepared(image_folder(tmp_path / name), tmp_path / f"{name}-data") for name in ("source", "target")
+    )
+    with pytest.raises(FrostlineError, match=rf"train/cat/0.png \(train\) = test/cat/1{ending} \(test\)"):
+        check_source(source, target)
 
 
 def test_near_duplicates_are_a_warning(folders, tmp_path):

@@ -1,9 +1,12 @@
 """A standalone run: what identifies its inputs, and the pretraining that it shares."""
 
 import shutil
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tests.photos import plant
 from tests.shell import TINY
 
@@ -138,3 +141,32 @@ def test_a_schedule_that_does_not_fit_is_refused_before_the_pretraining(shell):
     error = shell.refused("finetune", "dataset=digits", *TINY, "freeze=gradual", "out=run")
     assert error.startswith("freeze.groups.rest: empty")
     assert not (shell.folder / ".frostline/pretrain").exists()
+
+
+def test_each_target_is_compared_with_a_source_whose_pretraining_is_cached(place, monkeypatch):
+    generator = np.random.default_rng(0)
+    for name, split, label, i in product(
+        ("source", "clean", "leaking"), ("train", "val", "test"), ("cat", "dog"), range(4)
+    ):
+        folder = place / name / split / label
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{i}.png")
+    shutil.copy(place / "source/train/cat/0.png", place / "leaking/test/cat/copy.png")
+    words = [*TINY, "dataset.shots=null", "source=image_folder", "source.root=source", "weights=pretrain"]
+
+    def fine_tuned(target: str) -> None:
+        composed, choices = compose.experiment(
+            [*words, "dataset=image_folder", f"dataset.root={target}", "weights.head=reset"]
+        )
+        config = stage_configs.finetune_config(composed, choices)
+        data_sets = standalone.prepared_data(composed)
+        standalone.prepared_run(config, composed, choices, session.make_services(), data_sets)
+
+    fine_tuned("clean")
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "train_once", None)  # the pretraining is cached
+        patched.setattr("frostline.leakage.stage.check_source", None)  # and so is the comparison
+        fine_tuned("clean")
+    for _ in range(2):
+        with pytest.raises(FrostlineError, match=r"train/cat/0\.png \(train\) = test/cat/copy\.png \(test\)"):
+            fine_tuned("leaking")

@@ -28,6 +28,13 @@ _FLAT = 4.0
 """Minimum standard deviation in grey levels: blank pages and single colours would all match each other."""
 
 
+DIGESTS = 2
+"""Version of `pixel_digest`, in the key of cached digests."""
+
+_SCALE = 257
+"""65535 / 255: what 8 bits are scaled by to get 16."""
+
+
 class Pair(NamedTuple):
     """Two images, by position, the one in an earlier split first."""
 
@@ -50,11 +57,27 @@ def repeated(groups: NDArray[np.int64]) -> Iterator[list[int]]:
     yield from positions.values()
 
 
-def pixel_digest(pixels: NDArray[np.uint8]) -> bytes:
-    """Return the sha256 of decoded pixels, (H, W) grey or (H, W, 3) RGB, and their size."""
-    height, width = pixels.shape[:2]
-    mode = "L" if pixels.ndim == 2 else "RGB"
+def pixel_digest(pixels: NDArray[np.unsignedinteger[Any]]) -> bytes:
+    """Return the sha256 of an image's size and pixels, the same for all files that hold these pixels.
+
+    A colour image whose channels are equal, as some formats store grey, has the digest of the grey one; 16
+    bits that were scaled up from 8 have that of the 8 bits.
+
+    Args:
+        pixels: (H, W) grey or (H, W, C), uint8 or uint16.
+    """
+    if pixels.ndim == 3 and _is_grey(pixels[::16, ::16]) and _is_grey(pixels):  # the first is faster
+        pixels = pixels[..., 0]
+    if pixels.dtype == np.uint16 and not (pixels % _SCALE).any():
+        pixels = (pixels // _SCALE).astype(np.uint8)
+    height, width, channels = np.atleast_3d(pixels).shape
+    mode = {1: "L", 3: "RGB"}.get(channels, str(channels)) + (";16" if pixels.dtype == np.uint16 else "")
     return hashlib.sha256(f"{mode} {width} {height} ".encode() + pixels.tobytes()).digest()
+
+
+def _is_grey(pixels: NDArray[np.unsignedinteger[Any]]) -> bool:
+    """Return whether an image, (H, W, C), has one channel, or three equal ones."""
+    return pixels.shape[2] in (1, 3) and bool((pixels == pixels[..., :1]).all())
 
 
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:

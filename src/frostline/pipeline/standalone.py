@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.base import project
+from frostline.base.code import fingerprint
 from frostline.base.files import (
     is_intact,
     link_or_copy,
     publish,
     remove_leftovers,
-    write_bytes,
     write_checksums,
 )
 from frostline.base.formats import read_json
@@ -202,6 +202,7 @@ def prepared_run(
     source, source_folder = data_sets["source"]
     name, trains = f"the source {source.name}", bool(config.freeze.phases)
     choose_head_init(config.weights.head, source.classes, target.classes, source=name, trains=trains)
+    _check_leakage(composed, data_sets)
     pretraining = stage_configs.pretrain_config(composed, choices)
     initial_sha256 = load_initial_weights(pretraining.backbone, pretraining.weights).sha256
     key = result_key(pretraining, source.fingerprint, initial_sha256)
@@ -214,7 +215,6 @@ def prepared_run(
             services.say(f"pretrain on {source.name}: not needed, the study's weights in {study} are used")
         elif not is_cached:
             check_run(config, classes=target.classes)
-            _check_leakage(composed, (source_folder, folder), out.with_suffix(".near-duplicates.png"))
             # Services of its own: the pretraining does not belong to the trial that happens to run it.
             with stage_configs.keys_of("source"):
                 train_once(pretraining, source_folder, out, make_services(), sealed=True)
@@ -247,26 +247,29 @@ def _copy_of_study(key: str, folder: Path) -> Path | None:
     return Path(os.path.relpath(study))
 
 
-def _check_leakage(composed: Experiment, folders: tuple[Path, Path], sheet_file: Path) -> None:
+def _check_leakage(composed: Experiment, data_sets: DataSets) -> None:
     """Raise an error if the source has images of the target's val or test split; warn about near-duplicates.
 
-    Args:
-        folders: of the prepared source and target.
-        sheet_file: the file for a contact sheet of near-duplicates.
+    The result is cached, since runs that share a pretraining may have the same target or different ones.
     """
-    from frostline.data.prepared.index import PreparedData
-    from frostline.leakage.source_target import check_source
-    from frostline.leakage.stage import sheet
+    from frostline.leakage.stage import LEAKAGE_FILE, NEAR_DUPLICATES_FILE, check_study
 
-    datasets = zip((composed.source, composed.dataset), folders, strict=True)
-    source, target = (PreparedData.read(dataset, folder) for dataset, folder in datasets)
-    found = check_source(source, target)
-    for near in found:
-        say_once(f"frostline: warning: {near.warning}")
-    if found:
-        roles = {role: stage_configs.prepare_config(composed, role) for role in ("source", "target")}
-        write_bytes(sheet_file, sheet(source, found, Leakage(**roles)))
-        say_once(f"frostline: the images that look alike: {sheet_file}")
+    config = Leakage(
+        source=stage_configs.prepare_config(composed, "source"),
+        target=stage_configs.prepare_config(composed, "target"),
+    )
+    (_, source), (_, target) = data_sets["source"], data_sets["target"]
+    folds = config.source.dataset.fold, config.target.dataset.fold
+    # The folders' names are keys of configs and images.
+    key = content_key([fingerprint("leakage"), source.name, target.name, folds])
+    out = project.scratch() / "leakage" / key
+    with exclusive(project.scratch() / "locks" / f"leakage-{key}.lock"):
+        if not (out / LEAKAGE_FILE).is_file():
+            check_study(config, source, target, out)
+    if warnings := read_json(out / LEAKAGE_FILE)["warnings"]:
+        for warning in warnings:
+            say_once(f"frostline: warning: {warning}")
+        say_once(f"frostline: the images that look alike: {out / NEAR_DUPLICATES_FILE}")
 
 
 def pretraining_config(composed: Experiment, choices: Mapping[str, str]) -> Run | None:

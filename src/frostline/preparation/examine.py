@@ -197,7 +197,7 @@ def _decoded_image(content: bytes, decoded: DecodedImage) -> _Image:
     width, height = decoded.size
     return _Image(
         sha256=hashlib.sha256(content).hexdigest(),
-        digest=decoded.digest,
+        digest=pixel_digest(np.asarray(decoded.image)),
         width=width,
         height=height,
         mode=decoded.mode,

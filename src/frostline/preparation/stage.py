@@ -35,7 +35,7 @@ from frostline.data.reading.test_sets import further_tests
 from frostline.data.reading.walk import Problem
 from frostline.duplicates.contact_sheet import MOST_PAIRS, Shown, contact_sheet
 from frostline.duplicates.hashes import HASHES_FILE, hashes, write_hashes
-from frostline.duplicates.search import Pair, groups_of, near_pairs, near_pairs_over_folds, repeated
+from frostline.duplicates.search import DIGESTS, Pair, groups_of, near_pairs, near_pairs_over_folds, repeated
 from frostline.preparation.assignment import assign
 from frostline.preparation.examine import Reading, examine
 from frostline.preparation.test_sets import check_apart, index_of_test_set, open_named
@@ -128,7 +128,8 @@ def _cache_folder(dataset: schema.Dataset, opened: _Opened, scratch: Path) -> Pa
     whole = dataset.model_dump(exclude={"shots", "fraction", "selection", "fold"})
     tests = [source.identity() for _, source in opened.tests.values()]
     pixels = [] if opened.wanted.plain else [asdict(opened.wanted)]
-    return scratch / "data" / content_key([FORMAT, whole, opened.source.identity(), *tests, *pixels])
+    parts = [FORMAT, DIGESTS, whole, opened.source.identity(), *tests, *pixels]
+    return scratch / "data" / content_key(parts)
 
 
 def _verified(folder: Path) -> Index | None:

@@ -1,7 +1,6 @@
 """Decode an image file to an upright 8-bit grey or RGB image, or say what is wrong and how to fix it."""
 
 import errno
-import hashlib
 import io
 import stat
 import threading
@@ -92,13 +91,6 @@ class DecodedImage:
         if isinstance(self.image, Image.Image):
             return self.image.size
         return self.image.shape[1], self.image.shape[0]
-
-    @property
-    def digest(self) -> bytes:
-        """The sha256 of the decoded pixels."""
-        mode = self.image.mode if isinstance(self.image, Image.Image) else self.mode
-        width, height = self.size
-        return hashlib.sha256(f"{mode} {width} {height} ".encode() + self.image.tobytes()).digest()
 
     @property
     def picture(self) -> Image.Image:
