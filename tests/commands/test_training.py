@@ -99,6 +99,20 @@ def test_pretrain_and_prepare_and_a_folder_named_by_itself(shell):
     assert (shell.folder / "runs/prepare/digits/index.csv").is_file()
 
 
+@pytest.mark.parametrize("words", [["seed=0"], ["-m", "seed=0,1"]])
+def test_a_run_without_the_experiment_of_params_yaml_says_so(words, tmp_path, monkeypatch, capsys):
+    """In a project, `frostline finetune freeze=full` would train on the default study's data set."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("experiment: mnist_to_digits\n")
+    tiny = ["backbone=mlp", "backbone.hidden=[8]", "weights=none", "input.size=8", "trainer.threads=1"]
+    words = ["finetune", *words, *tiny, "trainer.epochs=1"]
+    assert main(words) == 0
+    note = "frostline: note: experiment=mnist_to_digits, which params.yaml selects, is not read here;"
+    assert capsys.readouterr().err.count(note) == 1
+    assert main([*words, "dataset=digits"]) == 0
+    assert note not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{verb} {', '.join(names)}")
     print("\nnext:")
     commit = f'git add . && git commit -m "Begin {arguments.study}"'
+    plan = "frostline plan --time    (how long it trains on this machine)"
     reproduce = "dvc repro    (run the study; then open artifacts/report/index.html)"
-    for note in (*written.notes, commit, reproduce):
+    for note in (*written.notes, commit, plan, reproduce):
         print(f"  {note}")

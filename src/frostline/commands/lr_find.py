@@ -6,6 +6,7 @@ from typing import Any
 
 from frostline.commands import options
 from frostline.lr_finder import standalone
+from frostline.pipeline.compose import study
 from frostline.training.garbage import uncollected
 
 EPILOG = """\
@@ -46,6 +47,7 @@ def add(commands: Any, summary: str) -> None:
 @uncollected()
 def run(arguments: argparse.Namespace) -> None:
     """Print the suggested learning rates as overrides, and the path of the plot."""
+    study.note_if_unread(arguments.overrides)
     overrides = options.overrides_with_out(arguments)
     done = standalone.run(overrides, arguments.low, arguments.high, arguments.steps)
     suggestion = done.test.suggestion

@@ -40,8 +40,10 @@ def add(commands: Any, summary: str) -> None:
 @uncollected()
 def run(arguments: argparse.Namespace) -> None:
     """Probe, and print a table of the heads."""
+    from frostline.pipeline.compose import study
     from frostline.probing import standalone
 
+    study.note_if_unread(arguments.overrides)
     done = standalone.run(options.overrides_with_out(arguments), force=arguments.force)
     from frostline.commands.probe_table import print_probe
 

@@ -41,7 +41,9 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.base.files import write_text
     from frostline.config import compose, stage_configs
     from frostline.pipeline import standalone
+    from frostline.pipeline.compose import study
 
+    study.note_if_unread(arguments.overrides)
     composed, choices = compose.experiment(arguments.overrides)
     composed = stage_configs.at_first_fold(composed)
     _, folder = standalone.prepared(composed, "target")  # before torch is imported

@@ -4,12 +4,9 @@ A stage of the pipeline runs from a resolved config, a single run from overrides
 """
 
 import argparse
-import sys
-from contextlib import suppress
 from pathlib import Path
 
 from frostline.commands import options
-from frostline.console.errors import FrostlineError
 from frostline.console.progress import LIBRARIES, waiting
 from frostline.training.garbage import uncollected
 
@@ -81,8 +78,10 @@ def _pipeline_stage(arguments: argparse.Namespace, stage: str) -> None:
 def _sweep(arguments: argparse.Namespace, stage: str) -> None:
     """Run every combination of the overrides' lists."""
     from frostline.commands.sweep_table import print_sweep
+    from frostline.pipeline.compose import study
     from frostline.sweeps import jobs
 
+    study.note_if_unread(arguments.overrides)
     overrides = options.overrides_with_out(arguments)
     print_sweep(jobs.run(stage, overrides, force=arguments.force, fresh=arguments.fresh))
 
@@ -92,32 +91,17 @@ def _single_run(arguments: argparse.Namespace, stage: str) -> None:
     from frostline.base.metrics import headlines
     from frostline.config import compose
     from frostline.pipeline import unread
+    from frostline.pipeline.compose import study
     from frostline.pipeline.standalone import Job
 
     composed, choices = compose.experiment(options.overrides_with_out(arguments))
+    study.note_if_unread(arguments.overrides)
     if stage == "finetune":
         unread.warn_of_source(composed, choices, arguments.overrides)
-        if not arguments.overrides and (experiment := _selected_experiment()):
-            print(
-                f"frostline: a single run with the defaults of conf/; experiment={experiment} trains with the"
-                " configs of params.yaml, and dvc repro runs the study",
-                file=sys.stderr,
-            )
     done = Job(stage, arguments.force)(composed, choices)
     trainer = composed.pretrain.trainer if stage == "pretrain" else composed.trainer
     saved = _saved_epoch(done.out, trainer.monitor)
     print(f"{done.out}: {headlines(done.metrics, ('test', 'val'))}{saved}")
-
-
-def _selected_experiment() -> str | None:
-    """Return the experiment that the project's params.yaml selects, if it has one."""
-    from frostline.base import project
-    from frostline.pipeline.compose.study import PARAMS, read_selection
-
-    path = project.find_root() / PARAMS
-    with suppress(FrostlineError):
-        return read_selection(path).get("experiment") if path.is_file() else None
-    return None
 
 
 def _saved_epoch(out: Path, monitor: str) -> str:

@@ -1,8 +1,9 @@
 """A study: the selection in params.yaml, resolved into one config per stage."""
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,25 @@ def on_selection(typed: Sequence[str]) -> list[str]:
         return not keys.isdisjoint(".".join(parts[:count]) for count in range(1, len(parts) + 1))
 
     return [*(override for override in selected if not is_typed(override)), *typed]
+
+
+def note_if_unread(typed: Sequence[str]) -> None:
+    """Print a note if a command would train on the default data set although params.yaml selects a study.
+
+    Args:
+        typed: the overrides of a command that does not read params.yaml.
+    """
+    path = project.find_root() / PARAMS
+    sections = {re.split("[.@]", from_hydra(override).partition("=")[0].lstrip("+"))[0] for override in typed}
+    if not path.is_file() or not sections.isdisjoint(("experiment", "dataset", "source")):
+        return
+    with suppress(FrostlineError):
+        if experiment := read_selection(path).get("experiment"):
+            print(
+                f"frostline: note: experiment={experiment}, which params.yaml selects, is not read here;"
+                " add it to use its data set and hyperparameters instead of the defaults",
+                file=sys.stderr,
+            )
 
 
 def own_arm(params: Mapping[str, Any]) -> list[str]:
