@@ -176,8 +176,8 @@ def test_phases_alike_share_a_line(run):
 def test_features_above_the_cache_limit_are_not_expected(run, monkeypatch):
     monkeypatch.setenv("FROSTLINE_CACHE_GIB", "1e-6")
     assert once(run("freeze=linear_probe", *WIDE)) == [
-        "phase 0 runs all layers at every step: features at head:input would take 6.25 KiB, and 1.05 KiB may"
-        " be cached; FROSTLINE_CACHE_GIB=1 allows more"
+        "phase 0 runs all layers at every step: features at head:input would take 6.25 KiB, but the"
+        " cache is limited to 1.05 KiB; FROSTLINE_CACHE_GIB=1 raises the limit"
     ]
 
 
@@ -356,7 +356,7 @@ def test_what_trials_share_is_worked_out_once_and_nothing_else(run, monkeypatch)
         assert run(*words, "--format", "json") == shown
     assert once(run(*WIDE, "freeze=linear_probe"))[0].startswith("phase 0 trains on features at head:input")
     monkeypatch.setenv("FROSTLINE_CACHE_GIB", "1e-6")
-    assert "1.05 KiB may be cached" in once(run(*WIDE, "freeze=linear_probe"))[0]
+    assert "limited to 1.05 KiB" in once(run(*WIDE, "freeze=linear_probe"))[0]
 
 
 def test_a_project_plans_the_study_that_it_selects(run, project):

@@ -167,8 +167,8 @@ def test_views_are_drawn_once_and_taken_in_turn(augment, tmp_path):
 def test_features_that_do_not_fit_the_cache_are_not_made(tmp_path):
     result, *_ = trained({"freeze": PROBE}, tmp_path, limit=1000)
     assert result.features == [
-        "whole network: features at fc:input would take 15 KiB, and 0.977 KiB may be cached;"
-        " FROSTLINE_CACHE_GIB=1 allows more"
+        "whole network: features at fc:input would take 15 KiB, but the cache is limited to 0.977 KiB;"
+        " FROSTLINE_CACHE_GIB=1 raises the limit"
     ]
 
 

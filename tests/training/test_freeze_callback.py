@@ -95,7 +95,7 @@ def does_what_it_says(bench, result):
         phase = sum(step >= start for start in result.starts) - 1
         trained = bench.plan.trained(phase) | bench.plan.updated_statistics(phase)
         if step in result.starts and bench.plan.phases[phase].bn == "recalibrate":
-            trained |= bench.plan.trained_statistics(phase)
+            trained |= bench.plan.statistics_of_trained_groups(phase)
         moved = {name for name in before if not torch.equal(before[name], after[name])}
         assert moved <= trained, f"step {step}"
         for group in bench.plan.phases[phase].train:

@@ -34,7 +34,9 @@ def test_every_parameter_is_in_one_named_group_and_vectors_do_not_decay(model):
     assert [g["name"] for g in groups] == [s.name for s in slots]
     assert len({s.name for s in slots}) == len(slots)
     for slot, group in zip(slots, groups, strict=True):
-        assert all((p.ndim > 1) == (group["weight_decay"] == 0.1) == slot.decays for p in group["params"])
+        assert all(
+            (p.ndim > 1) == (group["weight_decay"] == 0.1) == slot.has_weight_decay for p in group["params"]
+        )
         assert (group["lr"], group["betas"]) == (0.5, (0.9, 0.999))
     assert {s.name for s in slots} == {"head", "head/no_decay", "rest", "rest/no_decay"}
 
@@ -80,8 +82,8 @@ def test_what_the_network_names_does_not_decay_either():
     slots, groups = split(plan, vit, by_decay(plan.layers, vit, 0.1))
     still = set()
     for slot, group in zip(slots, groups, strict=True):
-        assert slot.decays == (group["weight_decay"] == 0.1)
-        still |= {id(p) for p in group["params"] if not slot.decays}
+        assert slot.has_weight_decay == (group["weight_decay"] == 0.1)
+        still |= {id(p) for p in group["params"] if not slot.has_weight_decay}
     assert {id(vit.pos_embed), id(vit.cls_token)} <= still
     assert id(vit.head.weight) not in still
 

@@ -30,11 +30,11 @@ class Execution:
     channels_last: bool
     """Whether images and convolution weights use torch.channels_last."""
 
-    def arranged(self, images: Tensor) -> Tensor:
+    def in_memory_format(self, images: Tensor) -> Tensor:
         """Return images, (N, C, H, W), in this memory format."""
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
-    def arrange(self, network: nn.Module) -> None:
+    def set_memory_format(self, network: nn.Module) -> None:
         """Convert the network's weights to the memory format of its images."""
         if self.channels_last:
             network.to(memory_format=torch.channels_last)

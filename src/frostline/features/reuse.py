@@ -27,14 +27,14 @@ from frostline.freezing.plan import FreezePlan
 from frostline.models.input_spec import InputSpec
 
 OFF = "features=off"
-FORMAT = 1
-"""Version of the code that computes features; a part of their cache key."""
+CODE_VERSION = 1
+"""Of the code that computes features; a part of their cache key."""
 BATCH = 64
 """Images per forward pass; fixed, since rounding depends on it."""
-PROOF = 3
+SAMPLES = 3
 """Number of images on which a split is verified."""
-PATTERN = 7
-"""Largest side, in areas of one colour, of the random patterns among them."""
+PATTERN_CELLS = 7
+"""Largest height and width of the random patterns among these images, in cells of one colour."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class FeatureExtractor:
     @property
     def views(self) -> int | None:
         """Cached augmented views per training image; None: no augmentation, or new views at each step."""
-        drawn = isinstance(self.config, schema.AutoFeatures) and self.augment.changes_images
-        return self.config.views if drawn else None  # type: ignore[union-attr]
+        is_augmented = isinstance(self.config, schema.AutoFeatures) and self.augment.changes_images
+        return self.config.views if is_augmented else None  # type: ignore[union-attr]
 
-    def candidate_splits(
+    def worthwhile_splits(
         self, network: nn.Module, plan: FreezePlan, phase: int, example: Tensor | None = None
     ) -> list[NetworkSplit] | NoSplit:
-        """Return the possible splits of the network, best first, not verified; or why there is none.
+        """Return the splits that save enough, the best first, not verified; or why features are not reused.
 
         Args:
             network: prepared for the phase by `training.trainable.apply_phase`; may be on the meta device.
@@ -71,13 +71,17 @@ class FeatureExtractor:
             return NoSplit(OFF)
         device = next(network.parameters()).device
         if example is None:
-            example = torch.zeros(PROOF, *self.spec.shape, device=device)
+            example = torch.zeros(SAMPLES, *self.spec.shape, device=device)
         # torch's meta device has no autocast, so there everything is float32.
         has_autocast = device.type != "meta"
-        with autocast(self.execution(network).frozen_precision, device) if has_autocast else nullcontext():
+        with (
+            autocast(self.inference_execution(network).frozen_precision, device)
+            if has_autocast
+            else nullcontext()
+        ):
             splits = split_point.worthwhile_splits(network, plan, phase, example)
         # If there is no split, that is the reason given, even if augmentation prevents reuse as well.
-        if isinstance(splits, list) and (reason := self._fresh()):
+        if isinstance(splits, list) and (reason := self._why_images_change()):
             return NoSplit(reason)
         return splits
 
@@ -90,30 +94,30 @@ class FeatureExtractor:
             network: prepared for the phase by `training.trainable.apply_phase`, on the training device.
             phase: index of the phase whose split point is wanted.
         """
-        shown = self.sample_images(network, images)
-        candidates = self.candidate_splits(network, plan, phase, shown[:1])
+        samples = self.sample_images(network, images)
+        candidates = self.worthwhile_splits(network, plan, phase, samples[:1])
         if isinstance(candidates, NoSplit):
             return candidates
-        with autocast(self.execution(network).frozen_precision, shown.device):
-            split = verification.first_verified(candidates, shown)
+        with autocast(self.inference_execution(network).frozen_precision, samples.device):
+            split = verification.first_verified(candidates, samples)
         return split if isinstance(split, NoSplit) else self.within_limit(split, len(images))
 
     def sample_images(self, network: nn.Module, images: Images) -> Tensor:
-        """Return (PROOF, C, H, W) images to verify splits on, and set the network's memory format.
+        """Return (SAMPLES, C, H, W) images to verify splits on, and set the network's memory format.
 
-        The first is a training image. The others are coarse random patterns, since a data set may begin with
-        images that look alike, and a split that confuses images would pass.
+        The first is a training image. The others are coarse random patterns: a data set may begin with images
+        that look alike, and with these alone, a split would pass that replaces one image by another.
         """
-        execution, device = self.execution(network), next(network.parameters()).device
-        execution.arrange(network)
-        shape = PROOF - 1, self.spec.channels, *(min(side, PATTERN) for side in self.spec.shape[1:])
+        execution, device = self.inference_execution(network), next(network.parameters()).device
+        execution.set_memory_format(network)
+        shape = SAMPLES - 1, self.spec.channels, *(min(side, PATTERN_CELLS) for side in self.spec.shape[1:])
         pattern = torch.rand(shape, generator=generator(0, "proof")) * self.spec.white
         pixels = torch.cat([images.pixels[:1].float(), interpolate(pattern, self.spec.shape[1:])])
-        return execution.arranged(normalize(pixels.to(device), self.spec))
+        return execution.in_memory_format(normalize(pixels.to(device), self.spec))
 
     @property
     def view_numbers(self) -> list[int | None]:
-        """The views of a training image that have features: 0, 1, …; None: the image without augmentation."""
+        """Numbers of the cached views of a training image, from 0; [None]: without augmentation."""
         return [None] if self.views is None else list(range(self.views))
 
     def features(self, split: NetworkSplit, images: Images, view: int | None = None) -> Tensor:
@@ -128,7 +132,7 @@ class FeatureExtractor:
         self, split: NetworkSplit, images: Images, view: int | None = None
     ) -> tuple[Tensor, bool]:
         """Return `features`, and whether they were in the cache already."""
-        device, execution = next(split.network.parameters()).device, self.execution(split.network)
+        device, execution = next(split.network.parameters()).device, self.inference_execution(split.network)
         view_source = (
             None
             if view is None
@@ -137,7 +141,7 @@ class FeatureExtractor:
         # All that the features depend on, and names for `frostline cache` to list: `backbone`, `cut` (the
         # split point), `dataset` and `split` (train, val, …). The hash of all of it is the key in the cache.
         about: dict[str, Any] = {
-            "format": FORMAT,
+            "format": CODE_VERSION,
             "backbone": getattr(self.backbone, "name", self.backbone.kind),
             "network": self.backbone.model_dump(),
             "cut": split.name,
@@ -165,7 +169,9 @@ class FeatureExtractor:
                         stream = generator(self.seed, "view", view, begin)
                         pixels = source_pixels(images, batch, self.augment, self.spec, stream).to(device)
                         pixels = augment(pixels, self.augment, stream)
-                    yield split.features(execution.arranged(normalize(pixels, self.spec))).contiguous()
+                    yield split.features(
+                        execution.in_memory_format(normalize(pixels, self.spec))
+                    ).contiguous()
                     advance(len(pixels))
 
         return self.cache.get(about, shape, split.dtype, produce)
@@ -176,11 +182,13 @@ class FeatureExtractor:
         Args:
             images: (N, C, H, W) uint8 or uint16, of the network's input size.
         """
-        device, execution = next(split.network.parameters()).device, self.execution(split.network)
+        device, execution = next(split.network.parameters()).device, self.inference_execution(split.network)
         with autocast(execution.frozen_precision, device):
             return gathered(
                 (
-                    split.features(execution.arranged(normalize(images[i : i + BATCH].to(device), self.spec)))
+                    split.features(
+                        execution.in_memory_format(normalize(images[i : i + BATCH].to(device), self.spec))
+                    )
                     for i in range(0, len(images), BATCH)
                 ),
                 len(images),
@@ -192,12 +200,12 @@ class FeatureExtractor:
         if needed <= limit:
             return split
         return NoSplit(
-            f"features at {split.name} would take {size(needed)}, and {size(limit)} may be cached;"
-            f" FROSTLINE_CACHE_GIB={math.ceil(needed / GIB)} allows more"
+            f"features at {split.name} would take {size(needed)}, but the cache is limited to {size(limit)};"
+            f" FROSTLINE_CACHE_GIB={math.ceil(needed / GIB)} raises the limit"
         )
 
-    def execution(self, network: nn.Module) -> Execution:
-        """Return how to run frozen layers of a network on the device that it is on."""
+    def inference_execution(self, network: nn.Module) -> Execution:
+        """Return how to run layers that do not train, on the device that they are on."""
         return execution_of(network, self.trainer.precision, next(network.parameters()).device)
 
     def training_execution(self, network: nn.Module) -> Execution:
@@ -219,10 +227,10 @@ class FeatureExtractor:
         linear = all(isinstance(owner, nn.Linear) for owner in owners)
         return "fp32" if linear else self.training_execution(network).precision
 
-    def _fresh(self) -> str | None:
+    def _why_images_change(self) -> str | None:
         """Return why the images change at each step; None: they do not."""
         if mixes(self.augment):
-            return "mixup and CutMix mix other images at each step"
+            return "mixup and CutMix combine different pairs of images at each step"
         if self.augment.changes_images and self.views is None:
             return (
                 "augmentation changes the images at each step; features.views=4 caches four versions of each"

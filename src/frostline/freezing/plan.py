@@ -71,7 +71,7 @@ class PhasePlan:
     lr: Mapping[str, float]
     """Group that trains → factor of the base learning rate."""
     layer_decay: float
-    """Factor of the learning rate per unit of `Place.depth` below the head; 1: no layer decay."""
+    """Factor of the learning rate per layer below the head (`layers.Place.depth`); 1: no layer decay."""
     options: Mapping[str, Mapping[str, Any]]
     """Group that trains → optimizer options that override the optimizer's own."""
     weight_decay: float | None
@@ -86,6 +86,7 @@ class PhasePlan:
     restore: bool
     """Whether the weights of the phase's best epoch are restored at its end."""
     curve: Curve
+    """The learning-rate schedule (key `schedule`)."""
     batch_size: int | None
     """Images per batch; None: the run's own."""
     steps_per_epoch: int
@@ -122,7 +123,7 @@ class FreezePlan:
 
     @cached_property
     def _ends(self) -> dict[tuple[int, ...], int]:
-        """What `phase_end` has computed so far, starts → end; kept, since it is needed at every step."""
+        """What `phase_end` has computed so far, starts → end; cached, since it is needed at every step."""
         return {}
 
     def _phase_end(self, starts: tuple[int, ...]) -> int:
@@ -161,7 +162,7 @@ class FreezePlan:
         """Return the learning-rate factor of the tensors of `group` at `depth`; 0 while frozen.
 
         Args:
-            depth: `Place.depth`: 0 in the stem, largest in the head.
+            depth: `layers.Place.depth`: 0 in the stem, largest in the head.
         """
         constant = self.group_factor(len(starts) - 1, group, depth)
         return constant * self.curve_factor(starts, step) if constant else 0.0
@@ -170,7 +171,7 @@ class FreezePlan:
         """Return the part of `lr_factor` that is constant in `phase`: the group's factor times layer decay.
 
         Args:
-            depth: `Place.depth`; None: without layer decay.
+            depth: `layers.Place.depth`; None: without layer decay.
         """
         current = self.phases[phase]
         if group not in current.train:
@@ -180,7 +181,7 @@ class FreezePlan:
         return current.lr[group] * current.layer_decay ** (self.layers.head_depth - depth)
 
     def curve_factor(self, starts: Sequence[int], step: int) -> float:
-        """Return the factor of the current phase's curve at `step`."""
+        """Return the factor of the current phase's learning-rate schedule at `step`."""
         length = self.phase_end(starts) - starts[-1]
         return self.phases[len(starts) - 1].curve.factor(step - starts[-1], length)
 
@@ -198,18 +199,19 @@ class FreezePlan:
         curve = self.phases[len(starts) - 1].curve
         return curve.momentum(step - starts[-1], self.phase_end(starts) - starts[-1])
 
-    def options(self, phase: int, group: str, *, decays: bool) -> dict[str, Any]:
+    def options(self, phase: int, group: str, *, has_weight_decay: bool) -> dict[str, Any]:
         """Return the optimizer options that override the optimizer's own for `group` in `phase`.
 
         Args:
-            decays: whether the tensors are among `param_groups.decaying`. The weight decay of others, such as
-                norms and biases, is never overridden: it is 0, or what a user's own optimizer gives them.
+            has_weight_decay: whether weight decay applies to the tensors (`param_groups.decaying`). That of
+                others, such as norms and biases, is never overridden: it is 0, or what a user's own optimizer
+                gives them.
         """
         current = self.phases[phase]
         options = dict(current.options.get(group, {}))
         if current.weight_decay is not None:
             options.setdefault("weight_decay", current.weight_decay)
-        if not decays:
+        if not has_weight_decay:
             options.pop("weight_decay", None)
         return options
 
@@ -229,16 +231,18 @@ class FreezePlan:
 
     def updated_statistics(self, phase: int) -> frozenset[str]:
         """Return the running statistics that `phase` updates: those of its groups if `bn` is train."""
-        return self.trained_statistics(phase) if self.phases[phase].bn == "train" else frozenset()
+        return self.statistics_of_trained_groups(phase) if self.phases[phase].bn == "train" else frozenset()
 
-    def trained_statistics(self, phase: int) -> frozenset[str]:
+    def statistics_of_trained_groups(self, phase: int) -> frozenset[str]:
         """Return the running statistics of the groups that train in `phase`."""
         names = frozenset(name for group in self.phases[phase].train for name in self.groups[group])
         return names - self.layers.parameters
 
     def changed_before(self, phase: int) -> frozenset[str]:
         """Return the parameters and running statistics that phases before `phase` may have changed."""
-        changed = (self.trained(number) | self.trained_statistics(number) for number in range(phase))
+        changed = (
+            self.trained(number) | self.statistics_of_trained_groups(number) for number in range(phase)
+        )
         return frozenset().union(*changed)
 
 

@@ -50,7 +50,7 @@ class PhaseSteps:
         self._optimizer, self._factors = self._optimizer_of_phase()
         self.reused = self._reused(reuse, features)
         self.classifier.execution = reuse.training_execution(self.classifier.network)
-        self.classifier.execution.arrange(self.classifier.network)
+        self.classifier.execution.set_memory_format(self.classifier.network)
 
     def batches(self) -> Iterator[tuple[int, Tensor]]:
         """Yield (epoch, rows of the training images) of each step, without end."""
@@ -112,7 +112,7 @@ class PhaseSteps:
         factors = []
         for slot, group in zip(slots, groups, strict=True):
             assert slot is not None  # the optimizer has the network's parameters and no others
-            group.update(plan.options(self._phase, slot.group, decays=slot.decays))
+            group.update(plan.options(self._phase, slot.group, has_weight_decay=slot.has_weight_decay))
             factors.append(plan.group_factor(self._phase, slot.group, slot.depth))
         return optimizer, factors
 

@@ -272,7 +272,7 @@ def _split_and_cost(
     reuse: "FeatureExtractor", sketch: "nn.Module", plan: FreezePlan, phase: int
 ) -> _Features:
     try:
-        candidates = reuse.candidate_splits(sketch, plan, phase)
+        candidates = reuse.worthwhile_splits(sketch, plan, phase)
     except Exception:  # As above.
         return None, None
     if isinstance(candidates, NoSplit):

@@ -263,7 +263,7 @@ def _head_input(
     if below or len(plan.phases[0].train) > 1:
         raise NotBatchable("freeze", "training more than the head", "set freeze=linear_probe")
     tried = reuse.sample_images(network, images)
-    with autocast(reuse.execution(network).frozen_precision, tried.device):
+    with autocast(reuse.inference_execution(network).frozen_precision, tried.device):
         candidates = candidate_splits(network, plan, 0, tried[:1])
     if isinstance(candidates, NoSplit):
         candidates = []
@@ -310,13 +310,15 @@ def _head(group: FeatureGroup, run: Run) -> Head:
     plan, name = group.plan, f"{group.split_point.module}.weight"
     (trained_group,) = plan.phases[0].train
     place = plan.layers.places[name]
-    decays = name in decaying(plan.layers, group.split_point.network)
-    decay = plan.options(0, trained_group, decays=decays).get("weight_decay", run.optimizer.weight_decay)
+    has_weight_decay = name in decaying(plan.layers, group.split_point.network)
+    decay = plan.options(0, trained_group, has_weight_decay=has_weight_decay).get(
+        "weight_decay", run.optimizer.weight_decay
+    )
     weight, bias = group.starts[run.seed]
     device = device_of(run.trainer.device)
     return Head(
         lr=run.optimizer.lr * plan.group_factor(0, trained_group, place.depth),
-        weight_decay=decay if decays else 0.0,
+        weight_decay=decay if has_weight_decay else 0.0,
         label_smoothing=getattr(run.loss, "label_smoothing", 0.0),
         seed=run.seed,
         weight=weight.to(device),

@@ -114,7 +114,7 @@ class Network:
         self._spec, self._several_labels = trained.spec, trained.several_labels
         self._network = trained.network().to(device_of(trainer.device))
         self._reuse = reuse_of(self._run, self._spec, Services(scratch()))
-        self._execution = self._reuse.execution(self._network)
+        self._execution = self._reuse.inference_execution(self._network)
         self._parts: Any = None
         self._tried = False
         machine.keep_freed_memory()

@@ -354,7 +354,7 @@ class FreezeSchedule(pl.Callback):
         trainable.apply_phase(network, self.plan, self.phase)
         for slot, base, group in zip(self.slots, self._bases, self._groups(trainer), strict=True):
             if slot is not None:
-                options = self.plan.options(self.phase, slot.group, decays=slot.decays)
+                options = self.plan.options(self.phase, slot.group, has_weight_decay=slot.has_weight_decay)
                 group.update({**base, "lr": group["lr"], **options})
                 self._set_step_counter(group, trains=slot.group in phase.train)
         if isinstance(trainer.strategy, DDPStrategy):

@@ -77,12 +77,12 @@ def logits_of(
     device = device_of(trainer.device)
     network.eval().to(device)
     execution = execution_of(network, trainer.precision, device, spec.shape)
-    execution.arrange(network)
+    execution.set_memory_format(network)
     with autocast(execution.precision, device):
         size = trainer.eval_batch_size
         return gathered(
             (
-                network(execution.arranged(normalize(pixels[i : i + size].to(device), spec))).float()
+                network(execution.in_memory_format(normalize(pixels[i : i + size].to(device), spec))).float()
                 for i in range(0, len(pixels), size)
             ),
             len(pixels),

@@ -1,4 +1,4 @@
-"""What runs that differ only in their seed have in common: resized images, and pretrained weights if any."""
+"""The inputs that the runs of an arm share if only their seed differs: resized images, weights if any."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

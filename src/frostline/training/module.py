@@ -122,7 +122,7 @@ class Classifier(pl.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (N, classes), of (N, C, H, W) images."""
         with autocast(self.execution.precision, images.device):
-            logits: Tensor = self.network(self.execution.arranged(images))
+            logits: Tensor = self.network(self.execution.in_memory_format(images))
         return logits
 
     def coming_steps(self) -> int:

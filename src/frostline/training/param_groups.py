@@ -19,13 +19,13 @@ class Slot:
     """The schedule's group; the first one of those that all phases treat alike."""
     depth: int | None
     """The layer; None if no phase has layer-wise learning-rate decay."""
-    decays: bool
+    has_weight_decay: bool
 
     @property
     def name(self) -> str:
         """The name in charts and errors."""
         layer = "" if self.depth is None else f"/{self.depth}"
-        return f"{self.group}{layer}{'' if self.decays else '/no_decay'}"
+        return f"{self.group}{layer}{'' if self.has_weight_decay else '/no_decay'}"
 
 
 def decaying(layers: Layers, network: nn.Module) -> frozenset[str]:
@@ -52,8 +52,8 @@ def by_decay(layers: Layers, network: nn.Module, weight_decay: float) -> list[di
     for name, parameter in network.named_parameters():
         members[name in decay].append(parameter)
     return [
-        {"params": params, "weight_decay": weight_decay if decays else 0.0}
-        for decays, params in members.items()
+        {"params": params, "weight_decay": weight_decay if has_weight_decay else 0.0}
+        for has_weight_decay, params in members.items()
         if params
     ]
 
@@ -116,7 +116,7 @@ def _course(plan: FreezePlan, slot: Slot) -> str:
             (
                 slot.group in phase.train,
                 plan.group_factor(index, slot.group, slot.depth),
-                sorted(plan.options(index, slot.group, decays=slot.decays).items()),
+                sorted(plan.options(index, slot.group, has_weight_decay=slot.has_weight_decay).items()),
             )
             for index, phase in enumerate(plan.phases)
         ]

@@ -56,7 +56,7 @@ def recalibrate(network: nn.Module, plan: FreezePlan, phase: int, batches: Itera
     Args:
         batches: network inputs, (N, C, H, W) each.
     """
-    modules = _with_statistics(network, plan.trained_statistics(phase))
+    modules = _with_statistics(network, plan.statistics_of_trained_groups(phase))
     release(network)
     network.eval()
     momenta: dict[Any, float | None] = {}

@@ -171,7 +171,7 @@ def fit(
 
 def _configure(classifier: Classifier, data: ImageData, config: schema.Trainer, callbacks: Callbacks) -> None:
     """Set the classifier's memory format, loss scaling, and number of optimizer steps per Lightning batch."""
-    classifier.execution.arrange(classifier.network)
+    classifier.execution.set_memory_format(classifier.network)
     if classifier.execution.precision == "fp16":
         classifier.scaler = classifier.scaler or torch.amp.GradScaler(device_of(config.device).type)
     classifier.steps_per_batch = config.steps_per_execution

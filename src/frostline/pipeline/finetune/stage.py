@@ -1,4 +1,7 @@
-"""Stage finetune: copy weights to the target's network, and fine-tune it under a freeze schedule."""
+"""Stage finetune: train a network on the target data set under an arm's freeze schedule.
+
+It starts from the arm's pretrained weights, if it has any; the from-scratch baseline is an arm without.
+"""
 
 from itertools import groupby
 from pathlib import Path
@@ -39,23 +42,23 @@ def finetune(config: Arm, data: Path, out: Path, services: Services, timing: Pat
         services.say(f"finetune {config.arm}: omitted, since {error.reason}")
         omitted.write(out, error.reason, timing)
         return
-    run_of = config.runs()  # repetition (a seed, or a fold and a seed) → config of its run
-    folds = [list(members) for _, members in groupby(run_of, key=lambda repetition: repetition.fold)]
+    config_of = config.runs()  # repetition (a seed, or a fold and a seed) → config of its run
+    folds = [list(members) for _, members in groupby(config_of, key=lambda repetition: repetition.fold)]
     earlier, timings = EarlierRuns(out, services), dict[Repetition, dict[str, Any]]()
-    inputs = load_inputs(run_of[folds[0][0]], data, initial, services)
+    inputs = load_inputs(config_of[folds[0][0]], data, initial, services)
     # If seeds or folds were added since the stage ran last, the other runs are not trained again. `restore`
-    # and `store` use the inputs only to compute the runs' keys (`training.run.run_key`), to which the inputs
-    # of every fold contribute the same.
-    earlier.restore(run_of.values(), inputs)
+    # and `store` only pass the inputs on to `training.run.run_key`. What it reads of them is the same for all
+    # folds, so those of any fold will do.
+    earlier.restore(config_of.values(), inputs)
     omitted.remove_reason(out)
     with publish(out) as work:
         for number, members in enumerate(folds):
             if number:  # the inputs of the first fold are loaded already
-                inputs = load_inputs(run_of[members[0]], data, initial, services)
+                inputs = load_inputs(config_of[members[0]], data, initial, services)
             for repetition in members:
-                title = f"finetune {config.arm} · {repetition} ({len(timings) + 1}/{len(run_of)})"
+                title = f"finetune {config.arm} · {repetition} ({len(timings) + 1}/{len(config_of)})"
                 folder = work / repetition.folder
-                timings[repetition] = train(run_of[repetition], inputs, folder, services, title)
+                timings[repetition] = train(config_of[repetition], inputs, folder, services, title)
         if timing is not None:
             write_text(timing, canonical_json(repetitions.as_json(timings)))
-    earlier.store(run_of.values(), inputs)
+    earlier.store(config_of.values(), inputs)
