@@ -130,6 +130,21 @@ def test_the_documented_methods_are_those_that_are_asked_for():
             "from torch import nn\ndef build(**o): return nn.Linear(3, 2)",
             "input.size: mine can't take 1×16×16 images (",
         ),
+        (
+            "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x): return self.fc(x)\n"
+            "def build(**o): return Net()",
+            "backbone plug-in 'mine' (mine:build) failed: AttributeError: 'Net' object has no attribute 'fc'",
+        ),
+        (
+            "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x): return x, x\n"
+            "def build(**o): return Net()",
+            "backbone.name: mine returns a tuple, not a tensor of logits; choose an image classifier",
+        ),
+        ("raise SystemExit(0)", "backbone plug-in 'mine' (mine:build) failed: SystemExit: 0; fix"),
+        (
+            "def build(**o): raise ValueError('one\\n  two')",
+            "backbone plug-in 'mine' (mine:build) failed: ValueError: one two; fix",
+        ),
     ],
 )
 def test_a_plugin_that_fails_is_one_sentence(code, sentence, install):

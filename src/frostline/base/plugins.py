@@ -33,13 +33,14 @@ class Plugin:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn any exception of the plug-in in the block into one sentence."""
+        """Turn any exception of the plug-in in the block into one sentence; SystemExit, too."""
         try:
             yield
         except FrostlineError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
             raise FrostlineError(
-                f"{self._kind} plug-in {self._point.name!r} ({self._point.value}) failed:"
-                f" {type(error).__name__}: {error}; fix the plug-in or {self._kind}.options"
+                f"{self._kind} plug-in {self._point.name!r} ({self._point.value}) failed: {what}; fix"
+                f" the plug-in or {self._kind}.options"
             ) from error

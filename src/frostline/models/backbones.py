@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
@@ -28,7 +29,9 @@ def build(backbone: schema.Backbone, spec: InputSpec, classes: int, seed: int) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights"))
         model = BUILDERS[backbone.kind](backbone, spec, classes)
-        _check_forward(model, backbone, spec, classes)
+        errors = Plugin("backbone", backbone.name).errors() if backbone.kind == "plugin" else nullcontext()
+        with errors:
+            _check_forward(model, backbone, spec, classes)
         return model
 
 
@@ -54,6 +57,11 @@ def _check_forward(model: nn.Module, backbone: schema.Backbone, spec: InputSpec,
             " try a larger input.size"
         ) from error
     model.train()
+    if not isinstance(logits, torch.Tensor):
+        raise FrostlineError(
+            f"backbone.name: {name} returns a {type(logits).__name__}, not a tensor of logits; choose an"
+            " image classifier"
+        )
     if logits.shape != (1, classes):
         raise FrostlineError(
             f"backbone.name: {name} gives {tuple(logits.shape)} for one image, not (1, {classes}) logits;"

@@ -50,7 +50,7 @@ def _running_dvc() -> tuple[list[str], float] | None:
         for process in psutil.Process().parents():
             words = process.cmdline()
             for start in range(len(words) - 1):
-                if words[start : start + 2] == ["exp", "run"]:
+                if words[start] in ("exp", "experiments") and words[start + 1] == "run":
                     return words[start + 2 :], process.create_time()
     return None
 
@@ -58,10 +58,9 @@ def _running_dvc() -> tuple[list[str], float] | None:
 def _set_params(words: Sequence[str]) -> Iterator[str]:
     for word, following in zip(words, [*words[1:], ""], strict=True):
         change = None
-        if word in ("-S", "--set-param"):
-            change = following
-        elif word.startswith("--set-param="):
-            change = word.partition("=")[2]
+        option, equals, value = word.partition("=")
+        if word == "-S" or (len(option) >= 4 and "--set-param".startswith(option)):  # --se abbreviates it
+            change = value if equals else following
         elif word.startswith("-S"):
             change = word[2:]
         if change is not None:

@@ -254,6 +254,18 @@ def test_no_plugin_at_all():
         plugin("x")
 
 
+FILES = (
+    "from frostline.data.reading.sources import FileEntry, FileSource\n"
+    "def load(options): return FileSource('.', ('a', 'b'), "
+)
+
+
+def test_a_plugin_may_give_its_files_one_by_one(install_dataset, tmp_path):
+    root = plant(tmp_path / "pictures")
+    code = FILES.replace("'.'", repr(str(root))) + "(FileEntry(f'{n}.png', n, '') for n in (0, 1)))"
+    assert plugin(install_dataset(code)).rows.keys == ["0.png", "1.png"]
+
+
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
@@ -264,6 +276,11 @@ def test_no_plugin_at_all():
             "gave a int without images, labels, classes; give an ArraySource or a",
         ),
         ("load = 3", "failed: TypeError: 'int' object is not callable"),
+        ("def load(options): raise SystemExit(0)", "failed: SystemExit: 0; fix the plug-in"),
+        (f"{FILES}[FileEntry('0.png', 'cat', '')])", "failed: ValueError: invalid literal for int()"),
+        (f"{FILES}[('0.png', 0)])", "failed: AttributeError: 'tuple' object has no attribute 'group'"),
+        (f"{FILES}[], warnings='Some')", "has warnings 'Some', a string; give a list of sentences"),
+        (FILES.replace("('a', 'b')", "('a', 'a')") + "[])", "has the class 'a' twice; give each class once"),
     ],
 )
 def test_a_plugin_that_fails(install_dataset, code, sentence):

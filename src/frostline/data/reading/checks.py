@@ -67,6 +67,8 @@ def check_classes(names: Sequence[str], place: str) -> None:
     for name in names:
         if fault := "has no name: give it one" if not name.strip() else name_fault(name):
             raise FrostlineError(f"{place}: class {printable(name)!r} {fault}")
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise FrostlineError(f"{place} has the class {printable(twice)!r} twice; give each class once")
     _check_alike(names, f"{place} has classes", _ALIKE)
 
 

@@ -143,6 +143,8 @@ def checked(given: Any, place: str, *, several: bool = False, further_test: bool
         if not source.problems:
             raise
         raise FrostlineError(f"{error}; also, {source.problems[0].key} {source.problems[0].reason}") from None
+    if isinstance(source.warnings, str):
+        raise FrostlineError(f"{place} has warnings {source.warnings!r}, a string; give a list of sentences")
     check_classes(source.classes, place)
     classes, rows = tuple(map(nfc, source.classes)), source.rows
     if further_test:
@@ -183,7 +185,7 @@ def _occurring(classes: tuple[str, ...], rows: Rows) -> tuple[tuple[str, ...], R
 
 
 def _of_files(given: FileSource) -> Source:
-    files = given.files
+    files = list(given.files)
     grouped, weighted = any(entry.group for entry in files), any(entry.weight != 1 for entry in files)
     rows = Rows(
         keys=[entry.key for entry in files],

@@ -1,6 +1,7 @@
 """The sources of data sets: a registry by kind. Plug-ins give an `ArraySource` or a `FileSource`."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ def open_source(dataset: schema.Dataset, progress: Progress = no_progress) -> So
     Raises:
         FrostlineError: it is not available or not a data set; says how to get it or what to change.
     """
-    source = SOURCES[dataset.kind](dataset, progress)
-    return checked(source, place_of(dataset), several=schema.is_multi_label(dataset))
+    with _errors_of(dataset):
+        source = SOURCES[dataset.kind](dataset, progress)
+        return checked(source, place_of(dataset), several=schema.is_multi_label(dataset))
 
 
 def open_test_set(dataset: schema.Dataset) -> Source:
@@ -39,11 +41,20 @@ def open_test_set(dataset: schema.Dataset) -> Source:
     Raises:
         FrostlineError: as `open_source`.
     """
-    if isinstance(dataset, schema.ImageFolder):
-        source: Any = scan(_root(dataset), only="test")
-    else:
-        source = SOURCES[dataset.kind](dataset, no_progress)
-    return checked(source, place_of(dataset), several=schema.is_multi_label(dataset), further_test=True)
+    with _errors_of(dataset):
+        if isinstance(dataset, schema.ImageFolder):
+            source: Any = scan(_root(dataset), only="test")
+        else:
+            source = SOURCES[dataset.kind](dataset, no_progress)
+        several = schema.is_multi_label(dataset)
+        return checked(source, place_of(dataset), several=several, further_test=True)
+
+
+def _errors_of(dataset: schema.Dataset) -> AbstractContextManager[None]:
+    """Turn any exception into one sentence if the data set is a plug-in's, which may give anything."""
+    if isinstance(dataset, schema.PluginDataset):
+        return Plugin("dataset", dataset.name).errors()
+    return nullcontext()
 
 
 def classes_of(dataset: schema.Dataset) -> tuple[str, ...]:
@@ -154,9 +165,7 @@ def _root(dataset: schema.ImageFolder) -> Path:
 
 def plugin(dataset: schema.PluginDataset, progress: Progress) -> Any:
     """Call the installed entry point of this name with the options."""
-    installed = Plugin("dataset", dataset.name)
-    with installed.errors():
-        return installed.load()(dict(dataset.options))
+    return Plugin("dataset", dataset.name).load()(dict(dataset.options))
 
 
 SOURCES: dict[str, Read] = {
