@@ -50,7 +50,7 @@ def test_missing_packages_are_named_before_the_run_is_looked_for(tmp_path, capsy
     words = ["export", str(tmp_path / "no run"), "--format", "onnx", "--out", str(tmp_path / "x.onnx")]
     assert cli.main(words) == cli.EXIT_USER
     assert capsys.readouterr().err == (
-        "frostline: error: --format: onnx needs the package onnxscript; pip install onnx onnxscript "
+        "frostline: error: onnx: needs the package onnxscript; pip install onnx onnxscript "
         "onnxruntime, or choose pt2\n"
     )
 
@@ -86,7 +86,7 @@ def test_what_gives_something_else_is_not_written(photo_run, trained, tmp_path, 
 
     monkeypatch.setattr(export.ServingModel, "forward", noisy)
     (tmp_path / "model.pt2").write_text("the one before")
-    with pytest.raises(FrostlineError, match=r"^--format: as pt2 the network's probabilities differ by "):
+    with pytest.raises(FrostlineError, match=r"^pt2: the exported network's probabilities differ by "):
         export.run(trained, "pt2", tmp_path / "model.pt2")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the one before"]
 

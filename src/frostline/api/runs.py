@@ -176,6 +176,31 @@ class Run:
             config = Prepare.of(dataset.model_copy(update=absolute), pixels)
             return mistakes.mistakes(measured_in(self.folder), config, count)
 
+    def export(self, file: AnyPath) -> Path:
+        """Write the network as a file for other programs, and return its path.
+
+        The file is read again and compared with the network before it is put in place.
+
+        Args:
+            file: its suffix is the format: .onnx or .pt2 (from uint8 pixels to probabilities), or
+                .safetensors (the weights).
+
+        Raises:
+            FrostlineError: another suffix, a missing package, or the format can't express the network.
+        """
+        from frostline.serving import formats
+
+        path = Path(file)
+        form = next((form for form, suffix in formats.FORMATS.items() if suffix == path.suffix), None)
+        if form is None:
+            suffixes = ", ".join(formats.FORMATS.values())
+            raise FrostlineError(f"file: found {os.fspath(file)!r}; name a file that ends in {suffixes}")
+        with call():
+            formats.check_packages(form)
+            from frostline.serving import export
+
+            return export.run(self._trained, form, path).file
+
     def _absolute(self, path: str) -> str:
         """Return a path of the config: from the folder that was current when this object was made, or else
         from the run's project.

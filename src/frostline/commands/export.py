@@ -1,12 +1,10 @@
 """`frostline export`: write a trained network as a file."""
 
 import argparse
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from frostline.commands import options
-from frostline.console.errors import FrostlineError
 from frostline.console.progress import NETWORK, waiting
 
 EPILOG = f"""\
@@ -45,22 +43,11 @@ def _not_torchscript(form: str) -> str:
     return form
 
 
-def _need_onnx() -> None:
-    """Refuse a format whose packages are missing, before the slow part."""
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        if find_spec(name) is None:
-            raise FrostlineError(
-                f"--format: onnx needs the package {name}; pip install onnx onnxscript onnxruntime,"
-                " or choose pt2"
-            )
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Export the network, and print how far its outputs differ from the original's."""
-    from frostline.serving import resolve
+    from frostline.serving import formats, resolve
 
-    if arguments.format == "onnx":
-        _need_onnx()
+    formats.check_packages(arguments.format)
     folder = resolve.folder(arguments.run)
     from frostline.console.units import size
 

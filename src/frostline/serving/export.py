@@ -15,10 +15,9 @@ from frostline.console.errors import FrostlineError, first_line
 from frostline.models import weights
 from frostline.runs.serving_model import TOLERANCE, TRACED, Predictor, ServingModel, largest_difference
 from frostline.runs.trained_run import TrainedRun
+from frostline.serving.formats import FORMATS
 from frostline.training.inference import network_with
 
-FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
-"""Format → file suffix."""
 CHECKED = 64
 """Images that the exported network is tested on, as one batch and one alone."""
 INPUT, OUTPUT = "images", "probabilities"
@@ -40,7 +39,7 @@ def run(trained: TrainedRun, form: str, out: Path) -> Exported:
     """Export the network of a run to the file `out`, if the exported network gives the same outputs.
 
     Args:
-        form: a key of FORMATS.
+        form: a key of `formats.FORMATS`.
 
     Raises:
         FrostlineError: the format can't express the network, or the outputs differ by
@@ -59,13 +58,13 @@ def run(trained: TrainedRun, form: str, out: Path) -> Exported:
                 raise
             except Exception as error:
                 raise FrostlineError(
-                    f"--format: {form} can't express this network ({type(error).__name__}:"
+                    f"{form}: can't express this network ({type(error).__name__}:"
                     f" {first_line(error)}); try another format"
                 ) from error
             difference = largest_difference(model, written, images)
         if not difference <= TOLERANCE:
             raise FrostlineError(
-                f"--format: as {form} the network's probabilities differ by {difference:.1e} on {tried_on},"
+                f"{form}: the exported network's probabilities differ by {difference:.1e} on {tried_on},"
                 f" and {TOLERANCE:.0e} is allowed; nothing was written, try another format"
             )
         out.parent.mkdir(parents=True, exist_ok=True)
