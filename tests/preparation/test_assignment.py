@@ -110,6 +110,25 @@ def test_a_group_in_two_given_folds(patients, tmp_path):
         prepare(table(patients, group="patient", folds=3), tmp_path / "out")
 
 
+@pytest.mark.parametrize("group", [None, "patient"])
+def test_an_image_in_two_given_folds(group, patients, tmp_path):
+    (patients.parent / "cat 1.png").write_bytes((patients.parent / "cat 0.png").read_bytes())
+    setup = table(patients, group=group, folds=3)
+    with pytest.raises(
+        FrostlineError,
+        match=r"cat 1.png \(fold 1\) is the same image as cat 0.png \(fold 0\): remove one of them",
+    ):
+        prepare(setup, tmp_path / "out")
+    skipping = setup.model_copy(update={"dataset": setup.dataset.model_copy(update={"on_bad_image": "skip"})})
+    assert set(prepare(skipping, tmp_path / "out").keys) == {row[0] for row in _rows(patients)} - {
+        "cat 1.png"
+    }
+    # The column of folds is not used: the copies are in one split.
+    index = prepare(table(patients, group=group), tmp_path / "plain")
+    first, second = (index.keys.index(key) for key in ("cat 0.png", "cat 1.png"))
+    assert index.splits[first] == index.splits[second]
+
+
 def test_folds_of_any_data_set_without_groups(tmp_path):
     index = prepare(packaged("digits", folds=5), tmp_path / "out")
     sizes = [int((splits == "test").sum()) for splits in index.fold_splits.T]

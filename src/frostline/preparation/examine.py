@@ -208,20 +208,30 @@ def _decoded_image(content: bytes, decoded: DecodedImage) -> _Image:
 
 
 def _contradictions(reading: Reading) -> Iterator[tuple[str, str]]:
-    """Yield (key, reason) of images that occur with two labels, or in two splits of the data set's own.
+    """Yield (key, reason) of images that occur with two labels, or in two given splits or folds.
 
     All copies with two labels are problems, since the right label is unknown. Of copies in two splits, those
-    in test stay if there are any, else those in val.
+    in test stay if there are any, else those in val; of copies in two folds, those in the first.
     """
     rows, classes = reading.rows, reading.source.classes
+    folds = rows.folds
+
+    def part(row: int) -> str:
+        return str(rows.splits[row]) if folds is None else f"fold {folds[row]}"
+
+    def place(row: int) -> int:
+        if folds is not None:
+            return -int(folds[row])
+        return SPLITS.index(rows.splits[row]) if rows.splits[row] else 0
 
     def about(row: int) -> str:
         kind = "labels" if rows.labels.ndim == 2 else "class"
         return f"({kind} {printable(text_of(rows.labels[row], classes))!r})"
 
     for positions in repeated(groups_of(reading.digests)):
-        copies = sorted(positions, key=lambda row: SPLITS.index(rows.splits[row]) if rows.splits[row] else 0)
+        copies = sorted(positions, key=place)
         last = copies[-1]
+        own = part(last)
         labels = {row: rows.labels[row].tobytes() for row in copies}
         if len(set(labels.values())) > 1:
             for row in copies:
@@ -231,14 +241,11 @@ def _contradictions(reading: Reading) -> Iterator[tuple[str, str]]:
                     f"{about(row)} is the same image as {rows.keys[other]} {about(other)}: keep the one with "
                     "the right label",
                 )
-        elif rows.splits[copies[0]] != rows.splits[last]:
-            for row in copies:
-                if rows.splits[row] != rows.splits[last]:
-                    yield (
-                        rows.keys[row],
-                        f"({rows.splits[row]}) is the same image as {rows.keys[last]} "
-                        f"({rows.splits[last]}): remove one of them",
-                    )
+            continue
+        for row in copies:
+            if part(row) != own:
+                reason = f"({part(row)}) is the same image as {rows.keys[last]} ({own}): remove one of them"
+                yield rows.keys[row], reason
 
 
 def noted(note: Note, names: Sequence[str]) -> Iterator[str]:

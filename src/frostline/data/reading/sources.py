@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,11 @@ def open_source(dataset: schema.Dataset, progress: Progress = no_progress) -> So
         FrostlineError: it is not available or not a data set; says how to get it or what to change.
     """
     with _errors_of(dataset):
-        source = SOURCES[dataset.kind](dataset, progress)
-        return checked(source, place_of(dataset), several=schema.is_multi_label(dataset))
+        given = SOURCES[dataset.kind](dataset, progress)
+        source = checked(given, place_of(dataset), several=schema.is_multi_label(dataset))
+    if dataset.folds is None:  # those that a plug-in gives are not used
+        source = replace(source, rows=replace(source.rows, folds=None))
+    return source
 
 
 def open_test_set(dataset: schema.Dataset) -> Source:
