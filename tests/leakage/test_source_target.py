@@ -115,6 +115,25 @@ def test_near_duplicates_are_a_warning(folders, tmp_path):
     assert [target.index.keys[row] for _, row in near.pairs] == [key]
 
 
+def test_a_harmful_near_duplicate_is_found_behind_a_harmless_one(folders, tmp_path):
+    """Source and target may share images of val; the same ones in the source's train are a leak."""
+    source_root, target_root = folders
+    target = prepared(image_folder(target_root), tmp_path / "target-data")
+    key = of_split(target, "val")
+    setup = image_folder(source_root, test=None)
+    source = prepared(setup, tmp_path / "source-data")
+    in_val, in_train = (
+        source.index.keys[source.index.rows(split)[at]] for split, at in (("val", 0), ("train", -1))
+    )
+    assert in_val < in_train
+    for place in (in_val, in_train):
+        with (source_root / place).open("wb") as file:
+            Image.open(target_root / key).save(file, "JPEG", quality=60 if place == in_val else 80)
+    source = prepared(setup, tmp_path / "source-data")
+    (near,) = check_source(source, target)
+    assert near.warning.endswith(f": {in_train} (train) ≈ {key} (val)")
+
+
 def test_arrays_and_files_of_small_images_are_compared_by_exact_pixels(tmp_path):
     digits = prepared(packaged("digits"), tmp_path / "digits")
     images, root = digits.index.images(tmp_path / "digits"), tmp_path / "written"

@@ -22,7 +22,7 @@ class _Part:
     data: PreparedData
     name: str
     rows: NDArray[np.int64]
-    """(N,) positions in the index."""
+    """(N,) positions in the index, those in train before those in val."""
     splits: NDArray[np.str_]
     """(N,)"""
     table: NDArray[Any]
@@ -94,7 +94,8 @@ def check_source(source: PreparedData, target: PreparedData) -> list[NearDuplica
 
 
 def _part(data: PreparedData, splits: tuple[str, ...], name: str = "") -> _Part:
-    rows = np.flatnonzero(np.isin(data.index.splits, splits))
+    # Split by split, since a search returns the first match: that in train, which does most harm.
+    rows = np.concatenate([np.flatnonzero(data.index.splits == split) for split in splits])
     return _Part(data, name or data.index.name, rows, data.index.splits[rows], read_hashes(data)[rows])
 
 
