@@ -106,7 +106,8 @@ class FeatureExtractor:
         """Return (SAMPLES, C, H, W) images to verify splits on, and set the network's memory format.
 
         The first is a training image. The others are coarse random patterns: a data set may begin with images
-        that look alike, and with these alone, a split would pass that replaces one image by another.
+        that look alike, and with these alone, verification would accept a wrong split that returns the output
+        of one image for another.
         """
         execution, device = self.inference_execution(network), next(network.parameters()).device
         execution.set_memory_format(network)
