@@ -92,6 +92,16 @@ def test_folds_and_seeds_are_repetitions_with_the_correction_for_their_overlap()
     assert best.results[METRICS[1]] == estimate(a, bounds=(0, 1), overlap=1 / 2)
     one_fold = compare(runs("a", a)[:2], METRICS[1:], METRICS[1]).lines[0]
     assert one_fold.results[METRICS[1]] == estimate(a[:2], bounds=(0, 1))
+    # Only what a number is made from counts: runs that have the metric, and pairs.
+    on_one = [*runs("a", a)[:4], *runs("b", b)[:2]]
+    on_one[2:4] = [replace(run, metrics={METRICS[0]: 0.5}) for run in on_one[2:4]]
+    best, other = compare(on_one, METRICS[1:], METRICS[1]).lines
+    assert best.results[METRICS[1]] == estimate(a[:2], bounds=(0, 1))
+    best, other = compare(
+        [*runs("a", a)[:4], *runs("b", b)[:2], *runs("b", b)[4:]], METRICS[1:], METRICS[1]
+    ).lines
+    assert (best.name, other.gain.n) == ("a", 2)
+    assert other.gain == paired_gain(dict(enumerate(b[:2])), dict(enumerate(a[:2])))
 
 
 def test_the_last_of_several_runs_with_one_seed_counts():

@@ -118,16 +118,19 @@ def compare(results: Sequence[Result], metrics: Sequence[str], tested: str) -> C
 def _configuration(runs: tuple[Result, ...], varied: Sequence[str], metrics: Sequence[str]) -> Configuration:
     results: dict[str, Estimate | None] = {}
     for metric in metrics:
-        numbers = [run.metrics[metric] for run in runs if metric in run.metrics]
+        measured = [run for run in runs if metric in run.metrics]
+        numbers = [run.metrics[metric] for run in measured]
         bounds = (0.0, 1.0) if is_share(metric) else (-math.inf, math.inf)
-        results[metric] = estimate(numbers, bounds=bounds, overlap=_overlap(runs)) if numbers else None
+        results[metric] = estimate(numbers, bounds=bounds, overlap=_overlap(measured)) if numbers else None
     values = {key: runs[0].params.get(key, "") for key in varied}
     return Configuration(setting_of(runs[0].name), values, runs, results)
 
 
 def _overlap(runs: Sequence[Result]) -> float:
-    """Return the overlap of `stats.transfer.estimate` for the runs of a configuration."""
+    """Return the overlap of `stats.transfer.estimate` for some runs of a configuration; 0 for none."""
     used = len({run.fold for run in runs})
+    if used < 2:
+        return 0.0
     return fold_overlap(used, int(runs[0].params.get("dataset.folds", used)))
 
 
@@ -160,9 +163,13 @@ def _with_gains(lines: Sequence[Configuration], metric: str) -> list[Configurati
 
     first, *others = lines
     bounds = DIFFERENCES if is_share(metric) else (-math.inf, math.inf)
+    baseline = values(first)
+
+    def shared(line: Configuration) -> list[Result]:
+        return [run for run in line.runs if run.repetition in baseline and metric in run.metrics]
+
     gains = [
-        paired_gain(values(line), values(first), bounds=bounds, overlap=_overlap(line.runs))
-        for line in others
+        paired_gain(values(line), baseline, bounds=bounds, overlap=_overlap(shared(line))) for line in others
     ]
     together = holm({str(i): gain.p for i, gain in enumerate(gains) if gain and gain.p is not None})
     compared = [first]
