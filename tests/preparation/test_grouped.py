@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from frostline.console.errors import FrostlineError
-from frostline.preparation.grouped import assign_folds, grouped_split, uneven, unite
+from frostline.preparation.grouped import assign_folds, grouped_split, uneven
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 seeds = st.integers(0, 2**31 - 1)
@@ -81,13 +81,6 @@ def test_too_few_groups():
         grouped_split([0, 1, 0], [0, 1, 1], SHARES, 0)
     with pytest.raises(FrostlineError, match=r"dataset.folds=5: there are only 2 groups of images"):
         assign_folds([0, 1, 0], [0, 1, 1], 5, 0)
-
-
-def test_groups_and_copies_are_united():
-    groups, copies = np.array([0, 0, 1, 1, 2, 3]), np.array([0, 1, 1, 2, 3, 4])
-    united = unite(groups, copies)
-    assert len(set(united[:4])) == 1
-    assert len(set(united)) == 3
 
 
 def test_a_hundred_thousand_groups_take_seconds():

@@ -11,8 +11,8 @@ from frostline.console.errors import FrostlineError
 from frostline.data.reading.checks import some
 from frostline.data.reading.rows import Rows
 from frostline.data.reading.sources import name_of, place_of
-from frostline.data.reading.splits import stratified_split, with_train
-from frostline.preparation.grouped import assign_folds, grouped_split, uneven, unite
+from frostline.data.reading.splits import stratified_split, unite, with_train
+from frostline.preparation.grouped import assign_folds, grouped_split, uneven
 from frostline.preparation.iterative_split import iterative_folds, iterative_split
 
 

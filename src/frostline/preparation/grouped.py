@@ -60,22 +60,6 @@ def assign_folds(labels: ArrayLike, groups: ArrayLike, folds: int, seed: int) ->
     return _assign(labels, groups, np.full(folds, 1 / folds), seed)[groups]
 
 
-def unite(*groupings: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return (N,) group numbers such that rows of a group in any of the groupings have the same number."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    count = len(groupings[0])
-    edges, offset = [], count
-    for grouping in groupings:
-        edges.append(grouping + offset)
-        offset += int(grouping.max(initial=-1)) + 1
-    rows = np.tile(np.arange(count), len(groupings))
-    ones = np.ones(len(rows), dtype=np.int8)
-    graph = coo_matrix((ones, (rows, np.concatenate(edges))), shape=(offset, offset))
-    return connected_components(graph, directed=False)[1][:count].astype(np.int64)
-
-
 def uneven(
     labels: NDArray[np.integer], parts: NDArray[np.str_], shares: Mapping[str, float], names: Sequence[str]
 ) -> Iterator[str]:

@@ -27,7 +27,7 @@ def index():
         keys=[str(i) for i in range(2 * N)],
         labels=np.arange(2 * N) % 2,
         splits=np.array((["train"] * 6 + ["val"] * 2 + ["test"] * 4) * (N // 6)),
-        sha256=["0" * 64] * 2 * N,
+        sha256=[f"{i:064}" for i in range(2 * N)],
         widths=[4] * 2 * N,
         heights=[4] * 2 * N,
         modes=["L"] * 2 * N,
@@ -170,6 +170,19 @@ def test_patients_train_or_choose(index):
     assert not set(patients[budget.train]) & set(patients[budget.selection])
     assert len(budget.train) + len(budget.selection) == 40
     assert 1 <= len(budget.selection) <= 20
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_copies_train_or_choose(grouped, index):
+    hashes = np.array([f"{i // 4 * 2 + i % 2:064}" for i in range(2 * N)])  # each image twice
+    copied = replace(index, sha256=hashes.tolist())
+    if grouped:
+        copied = replace(copied, groups=np.array([f"p{i}" for i in range(2 * N)]))
+    for seed in range(5):
+        budget = label_budget(copied, within(shots=20), seed)
+        assert not set(hashes[budget.train]) & set(hashes[budget.selection])
+        assert len(budget.train) + len(budget.selection) == 40
+        assert np.unique(index.labels[budget.selection]).tolist() == [0, 1]
 
 
 def test_too_few_groups_are_refused(index):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline.console.errors import FrostlineError
-from frostline.data.reading.splits import SPLITS, stratified_split, take_fraction, take_shots
+from frostline.data.reading.splits import SPLITS, stratified_split, take_fraction, take_shots, unite
 
 seeds = st.integers(0, 2**31 - 1)
 shares = st.floats(0.01, 0.45)
@@ -187,3 +187,10 @@ def test_needs_only_numpy():
         "assert not {'lightning', 'pandas', 'sklearn', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_groups_and_copies_are_united():
+    groups, copies = np.array([0, 0, 1, 1, 2, 3]), np.array([0, 1, 1, 2, 3, 4])
+    united = unite(groups, copies)
+    assert len(set(united[:4])) == 1
+    assert len(set(united)) == 3

@@ -10,7 +10,7 @@ from frostline import schema
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError
 from frostline.data.prepared.index import Index, labelled_rows
-from frostline.data.reading.splits import selection_rows
+from frostline.data.reading.splits import selection_rows, unite
 
 SHARE = 0.2
 """Share of a run's labelled images that is set aside to select the epoch, if `split.val` is null."""
@@ -55,7 +55,7 @@ def label_budget(index: Index, dataset: schema.Dataset, seed: int) -> LabelBudge
     """Draw the labelled images of a run.
 
     For the same seed, the training images contain those of a smaller budget, and so do the selection images;
-    with groups, see `selection_rows`. No group is in both.
+    with groups, see `selection_rows`. No group is in both, and no file with a copy.
 
     Args:
         dataset: its shots or fraction, and its rule of selection.
@@ -72,9 +72,13 @@ def label_budget(index: Index, dataset: schema.Dataset, seed: int) -> LabelBudge
         return LabelBudget(rows, rows[:0], "val")
     train, strata = index.rows("train"), index.strata(dataset)
     share = SHARE if dataset.split.val is None else dataset.split.val
-    groups = None if index.groups is None else index.groups[train]
-    aside = selection_rows(strata[train], np.searchsorted(train, rows), share, stream, groups=groups)
-    if groups is not None:
+    drawn = np.searchsorted(train, rows)
+    groups = None
+    if (units := _units(index, rows)) is not None:
+        groups = np.full(len(train), -1)
+        groups[drawn] = units
+    aside = selection_rows(strata[train], drawn, share, stream, groups=groups)
+    if index.groups is not None:
         _check_groups(index, rows, aside)
     # Without one label among them, mAP is undefined.
     if not aside.any() or (index.several_labels and not index.labels[rows[aside]].any()):
@@ -86,6 +90,18 @@ def label_budget(index: Index, dataset: schema.Dataset, seed: int) -> LabelBudge
             f" dataset.{key}, or set dataset.selection=last or held_out"
         )
     return LabelBudget(rows[~aside], rows[aside], "selection")
+
+
+def _units(index: Index, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Return numbers of some images, (N,), equal for images of a group and for identical files.
+
+    None: each image has a number of its own.
+    """
+    numbers: dict[str, int] = {}
+    copies = np.array([numbers.setdefault(index.sha256[row], len(numbers)) for row in rows.tolist()])
+    if index.groups is not None:
+        return unite(copies, np.unique(index.groups[rows], return_inverse=True)[1])
+    return copies if len(numbers) < len(rows) else None
 
 
 def _check_groups(index: Index, rows: NDArray[np.int64], aside: NDArray[np.bool_]) -> None:
