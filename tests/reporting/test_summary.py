@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 from tests.reporting.study import DEFAULT, MONITOR, SEEDS, Shape, write_study
 
 from frostline.base.files import write_text
@@ -137,6 +138,10 @@ def test_a_missing_seed_is_called_out_and_pairs_go_by_seed(tmp_path: Path) -> No
     assert study.notes == ["full has 4 of 5 seeds (without 3), so its numbers rest on fewer runs."]
     pairs = {arm.name: arm.comparison.gain.n for arm in study.arms if arm.comparison}
     assert pairs == {"zero_shot": 5, "linear_probe": 5, "full": 4, "gradual": 5}
+    # The accuracies beside the gain are over its seeds.
+    verdict = study.verdict
+    assert (verdict.arm, verdict.score.n, verdict.baseline.n, study.baseline.score.n) == ("full", 4, 4, 5)
+    assert verdict.score.mean - verdict.baseline.mean == pytest.approx(verdict.gain.mean)
 
 
 def test_runs_of_different_lengths_are_called_out(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ class BaselineComparison:
     outcome: Outcome
     gain: Gain
     """In test accuracy or mAP."""
+    pair: tuple[Estimate, Estimate]
+    """The arm's and the baseline's accuracy or mAP, over the same seeds as the gain."""
     p_holm: float | None
     """The gain's p-value, corrected for the number of arms compared."""
     jumpstart: Gain | None
@@ -137,12 +139,16 @@ class Summary:
     def verdict(self) -> Verdict:
         """The verdict on the chosen arm."""
         chosen, baseline = self.chosen, self.baseline
+        score = chosen.score if chosen else None
+        own_baseline = baseline.score if baseline else None
+        if chosen and chosen.comparison:
+            score, own_baseline = chosen.comparison.pair
         return Verdict(
             self.outcome,
             arm=chosen.name if chosen else None,
             gain=chosen.comparison.gain if chosen and chosen.comparison else None,
-            score=chosen.score if chosen else None,
-            baseline=baseline.score if baseline else None,
+            score=score,
+            baseline=own_baseline,
             measured=self.measured,
             repeats=self.repeats,
             metric=self.metric,

@@ -82,12 +82,18 @@ def _comparisons(
     if baseline is None:
         return {}
     gains: dict[str, Gain] = {}
+    pairs: dict[str, tuple[Estimate, Estimate]] = {}
     for arm in arms:
         split = baseline.held_out
         own_values, base_values = (each.metric(split, arm.headline) for each in (arm, baseline))
         gain = transfer.paired_gain(own_values, base_values, overlap=overlap)
         if arm is not baseline and gain is not None:
             gains[arm.name] = gain
+            shared = [key for key in own_values if key in base_values]
+            pairs[arm.name] = (
+                transfer.estimate([own_values[key] for key in shared], bounds=SHARE, overlap=overlap),
+                transfer.estimate([base_values[key] for key in shared], bounds=SHARE, overlap=overlap),
+            )
     corrected = transfer.holm({name: gain.p for name, gain in gains.items() if gain.p is not None})
     result: dict[str, BaselineComparison] = {}
     for arm in arms:
@@ -100,6 +106,7 @@ def _comparisons(
         result[arm.name] = BaselineComparison(
             outcome=transfer.verdict(gains[arm.name]),
             gain=gains[arm.name],
+            pair=pairs[arm.name],
             p_holm=corrected.get(arm.name),
             jumpstart=jumpstart if _is_informed(arm) else None,
             asymptote=asymptote,
