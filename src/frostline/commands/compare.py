@@ -60,7 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Print or write the comparison, and open MLflow's page of it where `--open` asks for it.
 
     Raises:
-        FrostlineError: an option is invalid, no run is found, or no run has a metric.
+        FrostlineError: an option is invalid, no run is found, or none has a metric of `--metric` (without it,
+            one of the default metrics).
     """
     if arguments.out is not None and arguments.out.suffix.removeprefix(".") not in FORMATS:
         raise FrostlineError(f"--out: found {arguments.out}; name a file that ends in .md, .csv or .html")

@@ -90,7 +90,7 @@ def _splits(rows: Rows, drawing: _Drawing) -> Assignment:
     """Keep a data set's own splits; draw missing ones from its training images, or from all if it has none.
 
     Without a share and a split of its own, a data set has no test split. There is a warning for each unused
-    share, and for each split that is drawn from the data set's own training split.
+    share that a user has set, and for each split that is drawn from the data set's own training split.
     """
     dataset = drawing.dataset
     splits = np.where(rows.splits == "", "train", rows.splits).astype("<U5")
@@ -100,10 +100,11 @@ def _splits(rows: Rows, drawing: _Drawing) -> Assignment:
     for split, share in shares.items():
         if split in own and share is not None:
             shares[split] = None
-            warnings.append(
-                f"dataset.split.{split}={share:g} is not used: the data set has a {split} split of its own, "
-                f"which is used (set dataset.split.{split}=null to avoid this warning)"
-            )
+            if share != schema.USUAL_SHARE:  # which is the default
+                warnings.append(
+                    f"dataset.split.{split}={share:g} is not used: the data set has a {split} split of its"
+                    f" own, which is used (set dataset.split.{split}=null to avoid this warning)"
+                )
         elif split not in own and share is None and split == "val":
             raise FrostlineError(_no_val(dataset))
         elif split not in own and share is not None and own != {""}:

@@ -6,6 +6,7 @@ unit. May import `base` and `console`.
 """
 
 from frostline.schema.data import (
+    USUAL_SHARE,
     Augment,
     Columns,
     Dataset,

@@ -18,6 +18,10 @@ LATER_KEYS = ("folds", "fold", "test_sets", "selection", "task")
 """Keys of data sets that are not part of a config where they are null."""
 
 
+USUAL_SHARE = 0.2
+"""Share of images for validation, test, or to select the epoch, where a user sets none."""
+
+
 class Split(Strict):
     """The split of a data set into train, val and test, stratified by class."""
 

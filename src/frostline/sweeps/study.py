@@ -142,7 +142,10 @@ class Study:
                     self._opened().enqueue_trial(point)
 
     def ask(self) -> RunningTrial | None:
-        """Return the next trial to run, or None if none is left; points of dead trials come first."""
+        """Return the next trial to run: one that waits, else a new one; None if none is left.
+
+        Points of trials whose process died wait again.
+        """
         with storage.locked(self.store):
             study = self._opened()
             self._retry_dead()
@@ -169,8 +172,8 @@ class Study:
     def remaining(self) -> Remaining:
         """Count the trials that are still to run, and those that run now.
 
-        To run are waiting trials, those whose process died, which `ask` repeats, and those that are not
-        created yet, up to `sweep.trials`.
+        Three kinds are still to run: waiting trials; trials whose process died, which `ask` repeats; and
+        trials that are not created yet, up to `sweep.trials`.
         """
         trials = self._opened().get_trials(deepcopy=False)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]

@@ -26,7 +26,7 @@ from frostline.training.param_groups import by_decay
 BATCH_SECONDS = 0.05
 """Seconds of optimizer steps per Lightning batch: Lightning's overhead of 1 ms is 2 % of it."""
 MAX_GROWTH = 4
-"""Largest growth of the steps per batch from one batch to the next, since few steps are timed badly."""
+"""Largest growth of the steps per batch from one batch to the next: a time over a few steps is imprecise."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,6 @@ from frostline.console.errors import FrostlineError
 from frostline.data.prepared.index import Index, labelled_rows
 from frostline.data.reading.splits import selection_rows, unite
 
-SHARE = 0.2
-"""Share of a run's labelled images that is set aside to select the epoch, if `split.val` is null."""
-
 
 @dataclass(frozen=True)
 class LabelBudget:
@@ -71,7 +68,7 @@ def label_budget(index: Index, dataset: schema.Dataset, seed: int) -> LabelBudge
     if dataset.selection != "within" or not is_limited(dataset):
         return LabelBudget(rows, rows[:0], "val")
     train, strata = index.rows("train"), index.strata(dataset)
-    share = SHARE if dataset.split.val is None else dataset.split.val
+    share = schema.USUAL_SHARE if dataset.split.val is None else dataset.split.val
     drawn = np.searchsorted(train, rows)
     groups = None
     if (units := _units(index, rows)) is not None:

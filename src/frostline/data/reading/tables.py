@@ -133,7 +133,11 @@ def used_columns(dataset: Columned, present: Sequence[str], place: str) -> dict[
 
 
 def _near(role: str, name: str, present: Sequence[str]) -> list[str]:
-    """Return the columns that are probably meant: of a usual name by their `WORDS`, of others by spelling."""
+    """Return the columns that may be meant by a missing one.
+
+    For a default name, such as `image`, those that contain one of the role's `WORDS`; for any other, those
+    that are spelled similarly.
+    """
     if name.lower().rstrip("s") == role:
         found = (column for word in WORDS.get(role, ()) for column in present if word in column.lower())
         return list(dict.fromkeys(found))[:3]
@@ -144,7 +148,7 @@ def fold_number(text: str, where: str) -> int:
     """Return the number of a fold.
 
     Raises:
-        FrostlineError: it is none; `where` names the row.
+        FrostlineError: the text is not a whole number from 0; `where` names the row.
     """
     if not text.strip().isdecimal() or len(text.strip()) > _FOLD_DIGITS:
         raise FrostlineError(f"{where} has the fold {printable(text)!r}; write a whole number from 0")
@@ -191,7 +195,7 @@ class _Reader:
     dataset: schema.Table
     place: str
     roles: frozenset[str]
-    """The columns that the table has: image, label, …"""
+    """The roles whose columns are used: image, label, …"""
     paths: TablePaths
     keys: list[str] = field(default_factory=list)
     lines: array = field(default_factory=lambda: array("q"))
@@ -241,7 +245,7 @@ class _Reader:
                 self.columns[name].append(codes.setdefault(value, len(codes)))
 
     def source(self) -> Source:
-        """Return the data set of all rows, sorted."""
+        """Return the data set of the usable rows, sorted."""
         if self.problems and not self.keys:
             key, reason = self.problems[0]
             raise FrostlineError(
@@ -368,7 +372,10 @@ class _Reader:
         return label_sets.notes(unconfirmed, self.codes["group"], several=self.several)
 
     def _check_task(self, texts: Sequence[str]) -> None:
-        """Refuse lists of labels beside empty cells: images with several labels, or none."""
+        """Refuse a table with one label per image in which some look like lists and others are missing.
+
+        It probably has several labels per image.
+        """
         empty = sum(reason.endswith(_NO_LABEL) for _, reason in self.problems)
         if self.several or self.dataset.classes is not None or self.dataset.on_bad_image == "skip":
             return
