@@ -163,7 +163,28 @@ def test_dvc_experiments_work(project):
     assert all(word in shown[3] for word in ("faster", "freeze", "full.gain", "mine.gain"))
     assert max(len(line) for text in shown for line in text.splitlines()) <= 120
     project.run("git", "checkout", "-q", ".")
-    assert ran(project.run("dvc", "repro")) <= {"compose"}  # git and DVC's cache do not have resolved configs
+    assert ran(project.run("dvc", "repro")) == set()
+
+
+def test_another_clone_has_all_results_once_they_are_pulled(project, tmp_path):
+    """The resolved configs, too: without them, each stage would count as changed."""
+    remote = f"dvc remote add -q --local -d shared '{tmp_path}/remote'"
+    project.run("sh", "-c", f"{remote} && dvc push -q && git clone -q . '{tmp_path}/clone'")
+    clone = f"cd '{tmp_path}/clone' && "
+    project.run("sh", "-c", f"{clone}{remote} && dvc pull -q")
+    assert "up to date" in project.run("sh", "-c", f"{clone}dvc status")
+    project.run("sh", "-c", f"{clone}frostline report")
+    assert "up to date" in project.run("sh", "-c", f"{clone}dvc status")
+    assert ran(project.run("sh", "-c", f"{clone}dvc repro")) == set()
+
+
+def test_an_experiment_is_applied_with_its_resolved_configs(project):
+    """So that `frostline report` writes the experiment's own page."""
+    project.run("dvc", "exp", "apply", "faster")
+    project.run("frostline", "report")
+    assert "up to date" in project.run("dvc", "status")
+    project.run("git", "checkout", "-q", ".")
+    project.run("dvc", "checkout", "-q")
 
 
 def test_the_line_that_a_sweep_prints_repeats_its_best_trial(project):

@@ -10,6 +10,7 @@ from frostline.base.code import FOLDERS
 from frostline.commands import main as cli
 from frostline.console.errors import FrostlineError
 from frostline.projects import lock
+from frostline.projects.study import pipeline
 
 
 @pytest.fixture
@@ -97,3 +98,25 @@ def test_an_empty_lock_is_renewed_as_one_of_an_unknown_version(tmp_path, monkeyp
     assert "this project uses frostline unknown" in lock.check()
     assert cli.main(["upgrade"]) == 0
     assert lock.check("finetune") is None
+
+
+def test_a_damaged_lock_differs_and_an_upgrade_renews_it(tmp_path, monkeypatch):
+    lock.write(tmp_path)
+    (tmp_path / "frostline.lock" / "finetune").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "frostline.lock" / "compose").write_bytes(b"\xff")
+    monkeypatch.chdir(tmp_path)
+    assert "has other code for compose, finetune; frostline upgrade accepts it" in lock.check()
+    assert cli.main(["upgrade"]) == 0
+    assert lock.check("finetune") is None
+
+
+def test_a_missing_lock_is_written_where_a_pipeline_depends_on_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["upgrade"]) == 2
+    assert "has no frostline.lock; `frostline init NAME` begins a study" in capsys.readouterr().err
+    (tmp_path / "dvc.yaml").write_text(pipeline(in_project=True))
+    assert cli.main(["upgrade"]) == 0
+    assert "frostline.lock: was missing, written for frostline" in capsys.readouterr().out
+    assert (tmp_path / "frostline.lock" / "packages").is_file()
+    assert lock.changed(tmp_path) == []

@@ -102,11 +102,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(parse(argv))
     except KeyboardInterrupt:
-        return signals.exit_status()
+        return _interrupted()
     except Exception as error:
         # An exception that a signal raises during an import may arrive as an ImportError.
         if signals.received_signal() is not None:
-            return signals.exit_status()
+            return _interrupted()
         if os.environ.get("FROSTLINE_TRACEBACK"):
             raise
         if isinstance(error, ImportError) and not (error.name or "").startswith("frostline"):
@@ -156,17 +156,29 @@ def _report_error(error: FrostlineError) -> int:
     except OSError:
         terminal.discard_output(sys.stdout)
     print(f"frostline: error: {shorten_words(str(error))}", file=sys.stderr)
-    if os.environ.get("DVC_EXP_NAME"):
-        from frostline.pipeline import exp_params
-
-        if sentence := exp_params.restore():
-            print(f"frostline: {sentence}", file=sys.stderr)
+    _undo_set_params()
     match error:
         case GateFailed():
             return EXIT_GATE
         case TrainingFailed():
             return EXIT_TRAINING
     return EXIT_USER
+
+
+def _interrupted() -> int:
+    """Say that a signal ended the command, and return its exit status."""
+    status = signals.exit_status()
+    _undo_set_params()
+    return status
+
+
+def _undo_set_params() -> None:
+    """Undo what `dvc exp run -S KEY=VALUE` wrote into params.yaml, since the run has failed."""
+    if os.environ.get("DVC_EXP_NAME"):
+        from frostline.pipeline import exp_params
+
+        if sentence := exp_params.restore():
+            print(f"frostline: {sentence}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -22,10 +22,12 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline import __version__
     from frostline.base import project
     from frostline.console.errors import FrostlineError
-    from frostline.projects import lock
+    from frostline.projects import folder, lock
 
     root = project.find_root()
-    if not (root / project.LOCK).is_dir():
+    where, pipeline = os.path.relpath(root / project.LOCK), root / folder.PIPELINE
+    missing = not (root / project.LOCK).is_dir()
+    if missing and not (pipeline.is_file() and f"- {project.LOCK}/" in pipeline.read_text(encoding="utf-8")):
         raise FrostlineError(
             f"{os.path.relpath(root)} has no {project.LOCK}; `frostline init NAME` begins a study, and a"
             " clone needs none"
@@ -33,8 +35,9 @@ def run(arguments: argparse.Namespace) -> None:
     before = lock.locked_version(root)
     affected = lock.changed(root)
     lock.write(root)
-    where = os.path.relpath(root / project.LOCK)
-    if affected:
+    if missing:
+        print(f"{where}: was missing, written for frostline {__version__}; commit it")
+    elif affected:
         change = f"{before} → {__version__}" if before != __version__ else f"{before}, with other code"
         print(f"{where}: frostline {change}; dvc repro runs again: {', '.join(affected)}")
     else:

@@ -26,7 +26,7 @@ def write(root: Path) -> list[str]:
     changed = []
     for name, text in _contents().items():
         path = root / project.LOCK / name
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        if not path.is_file() or _read(path) != text:
             write_text(path, text)
             changed.append(name)
     return changed
@@ -43,7 +43,7 @@ def changed(root: Path) -> list[str]:
     differing = []
     for name, text in _contents().items():
         path = folder / name
-        if not path.is_file() or _value(path.read_text(encoding="utf-8")) != _value(text):
+        if not path.is_file() or _value(_read(path)) != _value(text):
             differing.append(name)
     return differing
 
@@ -51,7 +51,7 @@ def changed(root: Path) -> list[str]:
 def locked_version(root: Path) -> str:
     """Return the version of frostline that wrote the project's lock; "unknown" if it does not say."""
     path = root / project.LOCK / next(iter(FOLDERS))
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = _read(path) if path.is_file() else ""
     return text.partition("frostline ")[2].partition("\n")[0] or "unknown"
 
 
@@ -103,6 +103,11 @@ def _versions() -> Iterator[str]:
             yield f"{package} {version(package)}"
         except PackageNotFoundError:
             yield f"{package} is not installed"
+
+
+def _read(path: Path) -> str:
+    """Return a file's text; a damaged file, which `write` replaces, differs from any other."""
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _value(text: str) -> str:
