@@ -198,3 +198,10 @@ def test_what_dvc_does_not_watch_is_refused(folder):
     check_watched(more, data, folder)
     pipeline.unlink()
     check_watched(more, {}, folder)
+
+
+def test_a_path_that_dvc_would_interpolate_is_refused(tmp_path):
+    place = tmp_path / "photos ${y}"
+    place.mkdir()
+    with pytest.raises(FrostlineError, match=r"^--target: .*photos \$\{y\} contains \$\{, .*; rename it$"):
+        DataSet("--target", place).check()

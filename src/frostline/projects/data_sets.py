@@ -97,6 +97,11 @@ class DataSet:
         Raises:
             FrostlineError: names the option, the column and the nearest ones.
         """
+        if "${" in str(self.place):
+            raise FrostlineError(
+                f"{self.option}: {self.place} contains ${{, which DVC and configs take for a"
+                " reference; rename it"
+            )
         dataset, where = self.dataset(), f"{self.option}: {self.place}"
         try:
             match dataset:
