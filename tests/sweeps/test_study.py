@@ -99,6 +99,13 @@ def test_a_random_search_has_as_many_trials_as_it_may_and_the_same_whoever_draws
     assert one.ask() is None
 
 
+def test_two_commands_that_start_together_draw_different_points(place):
+    config = {"sampler": {"kind": "tpe", "startup": 10, "multivariate": False}, "trials": 6}
+    commands = [begun(LINE, name="one", **config) for _ in range(2)]
+    points = [commands[number % 2].ask().point for number in range(6)]
+    assert len({point["x"] for point in points}) == 6
+
+
 def test_a_larger_number_of_trials_resumes_the_study(place):
     made = begun(LINE, sampler={"kind": "random"}, trials=2)
     while taken := made.ask():

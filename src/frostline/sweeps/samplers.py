@@ -12,7 +12,7 @@ def sampler(settings: schema.Sweep, trials: int, worker: int) -> optuna.samplers
 
     Args:
         trials: how many the study has already. They are part of the seed: with the same seed, a resumed sweep
-            would draw its first trials again.
+            would draw its first trials again, and so would a second command on the same study.
         worker: the number of the worker that draws; each has a seed of its own.
     """
     seed = random.Random(f"{settings.seed}/sampler/{trials}/{worker}").getrandbits(32)

@@ -76,6 +76,7 @@ class Study:
         self.name, self.settings, self.space, self.base, self.worker = name, settings, space, base, worker
         self._storage: Any = None
         self._study: optuna.Study | None = None
+        self._has_sampler = False
         self._used: int | None = None
 
     @property
@@ -158,6 +159,12 @@ class Study:
                     study.enqueue_trial(self.space.random(self.settings.seed, len(drawn)))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                if (
+                    not self._has_sampler
+                ):  # made here, so that commands that start together count each other's trials
+                    trials = len(study.get_trials(deepcopy=False))
+                    study.sampler = samplers.sampler(self.settings, trials, self.worker)
+                    self._has_sampler = True
                 trial = study.ask()
                 point = self.space.draw(lambda parameter: suggest(trial, parameter))
             user_attrs = {"host": socket.gethostname(), PROCESS: process_key()}
@@ -296,8 +303,6 @@ class Study:
                     pruner=samplers.pruner(self.settings.pruner),
                     load_if_exists=True,
                 )
-                trials = len(study.get_trials(deepcopy=False))
-                study.sampler = samplers.sampler(self.settings, trials, self.worker)
             self._study = study
         return self._study
 
