@@ -167,6 +167,11 @@ def test_each_target_is_compared_with_a_source_whose_pretraining_is_cached(place
         patched.setattr(stage, "train_once", None)  # the pretraining is cached
         patched.setattr("frostline.leakage.stage.check_source", None)  # and so is the comparison
         fine_tuned("clean")
+    (comparison,) = (place / ".frostline/leakage").glob("*/leakage.json")
+    content = comparison.read_bytes()
+    comparison.write_bytes(b"")
+    fine_tuned("clean")
+    assert comparison.read_bytes() == content
     for _ in range(2):
         with pytest.raises(FrostlineError, match=r"train/cat/0\.png \(train\) = test/cat/copy\.png \(test\)"):
             fine_tuned("leaking")

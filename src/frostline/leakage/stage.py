@@ -5,7 +5,7 @@ from pathlib import Path
 
 from frostline import schema
 from frostline.base import omitted
-from frostline.base.files import publish, write_bytes, write_text
+from frostline.base.files import publish, write_bytes, write_checksums, write_text
 from frostline.base.formats import canonical_json
 from frostline.data.prepared.index import PreparedData
 from frostline.data.reading.bands import PixelFormat
@@ -15,13 +15,16 @@ from frostline.leakage.source_target import NearDuplicates, check_source
 LEAKAGE_FILE, NEAR_DUPLICATES_FILE = "leakage.json", "near-duplicates.png"
 
 
-def check_study(config: schema.Leakage, source: Path, target: Path, out: Path) -> list[str]:
+def check_study(
+    config: schema.Leakage, source: Path, target: Path, out: Path, *, sealed: bool = False
+) -> list[str]:
     """Compare the prepared source and target of a study, and write what was found.
 
     Args:
         source: folder of the prepared source.
         target: folder of the prepared target.
         out: folder for leakage.json and, if images look alike, a contact sheet of the pairs.
+        sealed: whether to write checksums, for `is_intact`.
 
     Returns:
         Warnings about images that look alike.
@@ -37,6 +40,8 @@ def check_study(config: schema.Leakage, source: Path, target: Path, out: Path) -
         write_text(work / LEAKAGE_FILE, canonical_json({"warnings": warnings}))
         if found:
             write_bytes(work / NEAR_DUPLICATES_FILE, sheet(data, found, config))
+        if sealed:
+            write_checksums(work)
     return warnings
 
 

@@ -264,8 +264,8 @@ def _check_leakage(composed: Experiment, data_sets: DataSets) -> None:
     key = content_key([fingerprint("leakage"), source.name, target.name, folds])
     out = project.scratch() / "leakage" / key
     with exclusive(project.scratch() / "locks" / f"leakage-{key}.lock"):
-        if not (out / LEAKAGE_FILE).is_file():
-            check_study(config, source, target, out)
+        if not is_intact(out):
+            check_study(config, source, target, out, sealed=True)
     if warnings := read_json(out / LEAKAGE_FILE)["warnings"]:
         for warning in warnings:
             say_once(f"frostline: warning: {warning}")
