@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -39,6 +40,18 @@ def test_pixels_have_one_digest_in_every_file_format():
     others = [grey, colour, grey.T, grey.reshape(7, 5), colour[..., :2], grey.astype(np.uint16)]
     others += [np.dstack([colour, np.full_like(grey, 255)])]
     assert len({pixel_digest(own) for own in others}) == len(others)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(np.uint8, 3), (np.uint16, 1), (np.uint16, 13)])
+def test_a_digest_needs_no_copy_of_a_large_image(kind, channels):
+    top = np.iinfo(kind).max
+    pixels = np.random.default_rng(0).integers(0, top, (256, 256, channels), dtype=kind)
+    tracemalloc.start()
+    try:
+        pixel_digest(pixels)
+        assert tracemalloc.get_traced_memory()[1] < pixels.nbytes / 4
+    finally:
+        tracemalloc.stop()
 
 
 def large(seed: int) -> Image.Image:

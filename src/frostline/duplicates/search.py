@@ -66,18 +66,26 @@ def pixel_digest(pixels: NDArray[np.unsignedinteger[Any]]) -> bytes:
     Args:
         pixels: (H, W) grey or (H, W, C), uint8 or uint16.
     """
-    if pixels.ndim == 3 and _is_grey(pixels[::16, ::16]) and _is_grey(pixels):  # the first is faster
+    if pixels.ndim == 3 and all(map(_is_grey, _few_then_all(pixels))):
         pixels = pixels[..., 0]
-    if pixels.dtype == np.uint16 and not (pixels % _SCALE).any():
+    if pixels.dtype == np.uint16 and not any((part % _SCALE).any() for part in _few_then_all(pixels)):
         pixels = (pixels // _SCALE).astype(np.uint8)
     height, width, channels = np.atleast_3d(pixels).shape
     mode = {1: "L", 3: "RGB"}.get(channels, str(channels)) + (";16" if pixels.dtype == np.uint16 else "")
-    return hashlib.sha256(f"{mode} {width} {height} ".encode() + pixels.tobytes()).digest()
+    digest = hashlib.sha256(f"{mode} {width} {height} ".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()
+
+
+def _few_then_all(pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return a few pixels of an image, which usually decide a question about all, and all."""
+    return pixels[::16, ::16], pixels
 
 
 def _is_grey(pixels: NDArray[np.unsignedinteger[Any]]) -> bool:
     """Return whether an image, (H, W, C), has one channel, or three equal ones."""
-    return pixels.shape[2] in (1, 3) and bool((pixels == pixels[..., :1]).all())
+    first, channels = pixels[..., 0], pixels.shape[2]
+    return channels in (1, 3) and all((pixels[..., other] == first).all() for other in range(1, channels))
 
 
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
