@@ -42,6 +42,8 @@ sys.exit(main.main([]))
     [
         ["-S", "optimizer.lr=0.1"],
         ["-Soptimizer.lr=0.1"],
+        ["-S=optimizer.lr=0.1"],
+        ["-fS", "optimizer.lr=0.1"],
         ["--set-param", "optimizer.lr=0.1"],
         ["--set-param=optimizer.lr=0.1"],
         ["--set", "optimizer.lr=0.1"],  # argparse takes abbreviations
@@ -50,7 +52,7 @@ sys.exit(main.main([]))
     ],
 )
 def test_a_value_is_recognized_in_every_spelling_of_the_option(words):
-    assert list(_set_params([*words, "--single-item", "compose"])) == ["optimizer.lr=0.1"]
+    assert _set_params([*words, "--single-item", "compose"]) == ["optimizer.lr=0.1"]
 
 
 @pytest.mark.parametrize(("command", "status"), [("fail", 2), ("interrupt", 130)])

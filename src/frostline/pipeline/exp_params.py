@@ -7,7 +7,7 @@ only if its content is exactly the earlier one with these changes: the user's ow
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def restore() -> str | None:
     if (running := _running_dvc()) is None:
         return None
     words, started = running
-    changes, content, before = list(_set_params(words)), _content(path), _before(root, started)
+    changes, content, before = _set_params(words), _content(path), _before(root, started)
     if not changes:
         return None
     options = f"-S {' -S '.join(changes)}"
@@ -55,16 +55,12 @@ def _running_dvc() -> tuple[list[str], float] | None:
     return None
 
 
-def _set_params(words: Sequence[str]) -> Iterator[str]:
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        change = None
-        option, equals, value = word.partition("=")
-        if word == "-S" or (len(option) >= 4 and "--set-param".startswith(option)):  # --se abbreviates it
-            change = value if equals else following
-        elif word.startswith("-S"):
-            change = word[2:]
-        if change is not None:
-            yield change.removeprefix(f"{PARAMS}:")
+def _set_params(words: Sequence[str]) -> list[str]:
+    """Return the values of `-S` (`--set-param`) in the arguments of `dvc exp run`."""
+    from dvc.cli.parser import get_main_parser
+
+    parsed = get_main_parser().parse_args(["exp", "run", *words])
+    return [change.removeprefix(f"{PARAMS}:") for change in parsed.set_param]
 
 
 def _before(root: Path, started: float) -> bytes | None:
