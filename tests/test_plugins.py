@@ -140,6 +140,7 @@ def test_the_documented_methods_are_those_that_are_asked_for():
             "def build(**o): return Net()",
             "backbone.name: mine returns a tuple, not a tensor of logits; choose an image classifier",
         ),
+        ("raise SystemExit", "backbone plug-in 'mine' (mine:build) failed: SystemExit; fix"),
         ("raise SystemExit(0)", "backbone plug-in 'mine' (mine:build) failed: SystemExit: 0; fix"),
         (
             "def build(**o): raise ValueError('one\\n  two')",

@@ -39,7 +39,7 @@ class Plugin:
         except FrostlineError:
             raise
         except (Exception, SystemExit) as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
+            what = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
             raise FrostlineError(
                 f"{self._kind} plug-in {self._point.name!r} ({self._point.value}) failed: {what}; fix"
                 f" the plug-in or {self._kind}.options"

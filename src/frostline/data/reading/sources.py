@@ -1,7 +1,7 @@
 """The sources of data sets: a registry by kind. Plug-ins give an `ArraySource` or a `FileSource`."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ def open_source(dataset: schema.Dataset, progress: Progress = no_progress) -> So
     Raises:
         FrostlineError: it is not available or not a data set; says how to get it or what to change.
     """
-    with _errors_of(dataset):
+    # A plug-in may give anything.
+    errors = Plugin("dataset", dataset.name).errors() if dataset.kind == "plugin" else nullcontext()
+    with errors:
         given = SOURCES[dataset.kind](dataset, progress)
         source = checked(given, place_of(dataset), several=schema.is_multi_label(dataset))
     if dataset.folds is None:  # those that a plug-in gives are not used
@@ -45,20 +47,11 @@ def open_test_set(dataset: schema.Dataset) -> Source:
     Raises:
         FrostlineError: as `open_source`.
     """
-    with _errors_of(dataset):
-        if isinstance(dataset, schema.ImageFolder):
-            source: Any = scan(_root(dataset), only="test")
-        else:
-            source = SOURCES[dataset.kind](dataset, no_progress)
-        several = schema.is_multi_label(dataset)
-        return checked(source, place_of(dataset), several=several, further_test=True)
-
-
-def _errors_of(dataset: schema.Dataset) -> AbstractContextManager[None]:
-    """Turn any exception into one sentence if the data set is a plug-in's, which may give anything."""
-    if isinstance(dataset, schema.PluginDataset):
-        return Plugin("dataset", dataset.name).errors()
-    return nullcontext()
+    if isinstance(dataset, schema.ImageFolder):
+        source: Any = scan(_root(dataset), only="test")
+    else:
+        source = SOURCES[dataset.kind](dataset, no_progress)
+    return checked(source, place_of(dataset), several=schema.is_multi_label(dataset), further_test=True)
 
 
 def classes_of(dataset: schema.Dataset) -> tuple[str, ...]:
