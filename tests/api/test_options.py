@@ -121,6 +121,7 @@ def test_a_misspelt_folder_or_table_is_compared_with_those_here(tmp_path, monkey
         (None, {"bakbone": "mlp"}, "bakbone: no such argument; did you mean 'backbone'?"),
         (None, {"optimizer.lr": 1}, "optimizer.lr: no such argument; .*config keys go to overrides="),
         ("digitz", {}, "there is no folder or file 'digitz', and no such data set; did you mean 'digits'?"),
+        (Path("digits"), {}, r"no folder or file 'digits'; for the data set of this name, give a str$"),
         (3, {}, "dataset: found 3; give a folder of images, or one of digits"),
         (None, {"overrides": "seed=1"}, r"overrides: found a text; give a list, such as \['seed=1'\]"),
         (None, {"overrides": 3}, r"overrides: found 3; give a dictionary, or a list such as \['seed=1'\]"),

@@ -102,6 +102,14 @@ def test_images_in_the_projects_own_folder_can_not_be_watched(folder):
         of("flat.csv").watched()
 
 
+@pytest.mark.parametrize("image", ["/elsewhere/a.png", "../a.png"])
+def test_images_outside_the_tables_folder_need_a_root(folder, image):
+    (folder / "away.csv").write_text(f"image,label\n{image},cat\n")
+    sentence = rf"^--source: away\.csv: {image} is not below .*: move it there, or set dataset\.root$"
+    with pytest.raises(FrostlineError, match=sentence):
+        of("away.csv").watched()
+
+
 def test_another_file_is_no_data_set(folder):
     (folder / "notes.txt").write_text("")
     with pytest.raises(FrostlineError, match=r"^--source: notes\.txt is not a data set; give a folder of"):

@@ -82,6 +82,12 @@ def test_a_missing_or_damaged_report_is_named(tmp_path: Path) -> None:
 
 def test_names_are_checked_before_anything_trains() -> None:
     gate.check_names({"arms.full.test.accuracy.mean": 0.9, "arms.full.gain.low": 0.0}, ARMS)
+    gate.check_names({"arms.full.epochs_to_twin.reached": 3}, ARMS)
+    for smaller in ("test.loss.mean", "test.ece.high", "train_seconds.mean", "seconds_to_twin.median"):
+        with pytest.raises(
+            FrostlineError, match=rf"^gate: arms\.full\.{smaller}: a bound is the lowest value"
+        ):
+            gate.check_names({f"arms.full.{smaller}": 0.5}, ARMS)
     with pytest.raises(
         FrostlineError, match=r"^gate: arms\.full\.gian\.low is not a metric .*'arms\.full\.gain\.low'"
     ):

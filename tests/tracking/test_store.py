@@ -282,6 +282,13 @@ def test_seeds_of_one_configuration_are_below_a_run_with_their_means(store):
     finished(store, 1.0, 0.1, info(number=1), when=2000)
     assert runs(store)["mlp·full·digits"].data.metrics["best/val/accuracy"] == pytest.approx(0.9)
     assert runs(store)["mlp·full·digits"].data.metrics["n"] == 2
+    # Equal values have no interval: MLflow can't delete that of the earlier ones.
+    finished(store, 0.8, 0.5, info(number=1), when=3000)
+    metrics = runs(store)["mlp·full·digits"].data.metrics
+    assert metrics["best/val/accuracy.std"] == metrics["best/val/loss.std"] == 0
+    assert {key for key, value in metrics.items() if math.isnan(value)} == {
+        f"best/val/{name}.{end}" for name in ("accuracy", "loss") for end in ("low", "high")
+    }
 
 
 def test_a_run_of_means_takes_as_long_as_its_runs_on_average(store):

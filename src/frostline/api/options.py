@@ -24,7 +24,7 @@ class Options(TypedDict, total=False):
     """Keyword arguments of a run: an option of each config group, common keys, and any other override."""
 
     source: Path
-    """The data set of a pretraining: a folder of images, or an option of conf/dataset."""
+    """The data set of a pretraining, as `dataset` in `overrides_of`."""
     backbone: str
     weights: str
     freeze: str
@@ -89,7 +89,8 @@ def overrides_of(
     """Return the overrides that keyword arguments stand for.
 
     Args:
-        dataset: the stage's data set: a folder, or an option of conf/dataset; None: the config's.
+        dataset: the stage's data set: a folder of images, a table, an .npz file, a folder of
+            `save_to_disk`, or the name of an option of conf/dataset; None: the config's.
         options: the keyword arguments.
         known: the TypedDict that lists them; in `ListOptions` a list means each of its values.
         command: the command that reads the overrides, such as ``finetune`` or ``plan --stage pretrain``. For
@@ -150,6 +151,10 @@ def _data(key: str, value: Any, *, several: bool) -> Iterator[str]:
                 entry.name for entry in pathlib.Path().iterdir() if entry.is_dir() or _kind(entry) != FOLDER
             ]
             near = difflib.get_close_matches(text, here)
+            if text in names:  # a Path
+                raise FrostlineError(
+                    f"{key}: there is no folder or file {text!r}; for the data set of this name, give a str"
+                )
             raise FrostlineError(
                 f"{key}: there is no folder or file {text!r}, and no such data set;"
                 f" {allowed(text, [*names, *near])}"

@@ -35,7 +35,7 @@ examples:
 Images are resized and normalized as in training, so a test image gets the same prediction as in the run's
 predictions.csv. A folder means all image files in it and its subfolders, a table (CSV, TSV, Parquet) those
 in the column that the model was trained with (dataset.columns.image), or in its column image. Paths in a
-table are relative to its folder; those of the model's own table, otherwise to its dataset.root.
+table are relative to its folder, or, if none exists there, in the model's own table to its dataset.root.
 
 The CSV has a row per image. Its columns are image, prediction, confidence, with --top-k the same two for the
 next classes, and error. With several labels per image, they are image, the predicted labels separated by ;,

@@ -106,11 +106,11 @@ def specs(tta: Tta | None, spec: InputSpec) -> list[InputSpec]:
 
 
 def averaged(logits: Sequence[Tensor], *, several_labels: bool = False) -> Tensor:
-    """Return logits whose softmax is the mean of the views' probabilities, (N, K) float64.
+    """Return logits, (N, K) float64, whose probabilities are the means of the views' probabilities.
 
     Args:
         logits: those of each view, (N, K).
-        several_labels: whether probabilities are sigmoids instead, as with several labels per image.
+        several_labels: whether probabilities are sigmoids, as with several labels per image, else a softmax.
     """
     if several_labels:
         views = torch.stack(list(logits)).double()

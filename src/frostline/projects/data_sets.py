@@ -17,9 +17,11 @@ from frostline.base.formats import read_yaml
 from frostline.config import hints
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading import arrays, arrow
+from frostline.data.reading.decode import printable
 from frostline.data.reading.label_sets import like_list
 from frostline.data.reading.sources import open_source
 from frostline.data.reading.table_file import TABLES, open_table
+from frostline.data.reading.table_paths import TablePaths
 from frostline.data.reading.tables import root_of, used_columns
 from frostline.data.reading.test_sets import further_tests
 from frostline.schema.validation import validated
@@ -188,7 +190,13 @@ class DataSet:
         if not isinstance(dataset, schema.Table):
             return
         root = root_of(dataset)
-        tops = {top for image in self._column(dataset) if (top := _top(image, root)) is not None}
+        paths, tops = TablePaths(root), set[str]()
+        for image in self._column(dataset):
+            key, fault = paths.key(image)
+            if key.startswith(("/", "../")):
+                raise FrostlineError(f"{self.option}: {dataset.file}: {printable(image)} {fault}")
+            if (top := _top(key)) is not None:
+                tops.add(top)
         whole = "" in tops or len(tops) > MOST_FOLDERS
         for folder in [root] if whole else [root / top for top in sorted(tops)]:
             if Path.cwd().resolve().is_relative_to(folder.resolve()):
@@ -243,11 +251,9 @@ def _merged(defaults: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
     return merged
 
 
-def _top(image: str, root: Path) -> str | None:
+def _top(key: str) -> str | None:
     """Return the first folder of an image's path below the root, '' for none; None: there is no path."""
-    path = PurePosixPath(image.removeprefix("./"))
-    if path.is_absolute() and path.is_relative_to(root):
-        path = path.relative_to(root)
+    path = PurePosixPath(key)
     if not path.parts:
         return None
     return path.parts[0] if len(path.parts) > 1 else ""

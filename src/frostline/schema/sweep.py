@@ -108,7 +108,7 @@ class Sweep(Strict):
             description="at most 100 letters, digits, _, . and -, the first neither . nor -",
         ),
     ]
-    """The name of the study; null: derived from the stage and the search space."""
+    """The name of the study; null: the stage, and a hash of config, search space, algorithm and data."""
     store: PathText | None
     """Optuna's storage: a URL, or a file that ends in .journal; null: .frostline/sweeps/<name>.db."""
     failures: Annotated[int, Field(ge=1)]

@@ -58,7 +58,8 @@ def image_files(inputs: Sequence[str], trained_on: Dataset) -> list[Path]:
 def _listed(table: Path, trained_on: Dataset) -> list[Path]:
     """Return the paths in a table's column of images.
 
-    They are relative to its folder; if the model was trained with this table, otherwise to `dataset.root`.
+    They are relative to the table's folder. If none exists there, and the model was trained with this table,
+    they are relative to `dataset.root`.
     """
     columns, roots = [IMAGE], [table.parent]
     if isinstance(trained_on, Table):

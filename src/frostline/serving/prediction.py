@@ -43,7 +43,7 @@ class Prediction:
     """The prediction for one image file."""
 
     image: str
-    """The path as typed, or below the folder that was typed."""
+    """The path as typed, or the typed folder and the path in it; of an image in memory, ``image 0``, …"""
     best: tuple[tuple[str, float], ...]
     """(class, confidence), the most likely first; empty: the file could not be used."""
     error: str

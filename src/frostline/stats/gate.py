@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from frostline.base import metrics
 from frostline.base.formats import read_json
 from frostline.base.metrics import METRICS, headline
 from frostline.console.errors import FrostlineError, GateFailed, allowed
 from frostline.stats.transfer import BASELINE, Estimate, Gain, TimeToThreshold
+
+SMALLER_IS_BETTER = {*metrics.SMALLER_IS_BETTER, "train_seconds", "epochs_to_twin", "seconds_to_twin"}
+"""Parts of the names of metrics that can't be gated."""
+COUNTS = ("n", "reached")
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,12 @@ def check_names(
             )
         if metric not in names:
             raise FrostlineError(f"gate: {metric} {_unknown(metric, names, arms)}")
+        parts = metric.split(".")
+        if not SMALLER_IS_BETTER.isdisjoint(parts) and parts[-1] not in COUNTS:
+            raise FrostlineError(
+                f"gate: {metric}: a bound is the lowest value that passes, and here smaller is better; gate "
+                "another metric"
+            )
 
 
 def metric_names(arms: Sequence[str], measured: Sequence[str] = METRICS) -> list[str]:

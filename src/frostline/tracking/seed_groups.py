@@ -62,6 +62,10 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     used = len({fold for fold, _ in seeds})
     overlap = fold_overlap(used, int(run.data.params.get("dataset.folds", used)))
     metrics = over_seeds([member.data.metrics for member in seeds.values()], overlap)
+    # MLflow deletes no metric: bounds of an earlier, wider mean become NaN where all values are equal now.
+    earlier = store.client.get_run(parent).data.metrics
+    bounds = [f"{key}{end}" for key in metrics for end in (".low", ".high")]
+    metrics |= {key: math.nan for key in bounds if key not in metrics and metric_names.key(key) in earlier}
     ends = [member.info.end_time or 0 for member in seeds.values()]
     at = max(int(1000 * time.time()) if when is None else when, *ends) + len(seeds)
     store.log_metrics(parent, [Metric(metric_names.key(key), value, at, 0) for key, value in metrics.items()])

@@ -91,6 +91,13 @@ def test_vectors_of_0_and_1_are_no_lists_of_names(root, vectors, fine):
             open_source(several(file).dataset)
 
 
+@pytest.mark.parametrize("cells", [["0,1,1", "1, 0, 1"], ["0 1 0", "1 1 0"]])
+def test_vectors_with_other_separators_are_no_names(root, cells):
+    file = write_table(root / "vectors.csv", [[f"{i}.png", cells[i % 2]] for i in range(len(SETS))])
+    with pytest.raises(FrostlineError, match=r"and all are vectors of 0 and 1 of length 3: give lists"):
+        open_source(several(file).dataset)
+
+
 def test_lists_and_columns_are_the_same_index_byte_for_byte(root, tmp_path):
     by_column = several(columns(root), {"labels": ["red dog", "cat", "owl"]})
     made = [several(lists(root)), several(lists(root, "|", "bars.csv")), by_column]

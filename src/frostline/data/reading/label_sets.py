@@ -4,6 +4,7 @@ The labels of N images in C classes are (N, C) uint8, 1 where the image has the 
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
@@ -133,7 +134,9 @@ class VectorCheck:
     first: Sequence[str] = ()
 
     def add(self, items: Sequence[str]) -> None:
-        """Look at the labels of an image, as they are written."""
+        """Look at the labels of an image, as they are written; ``0 1 1`` and ``0,1,1`` are vectors, too."""
+        if len(items) == 1:
+            items = re.split(r"[\s,]+", items[0].strip())
         if self.possible and items:
             self.first = self.first or items
             self.possible = len(items) == len(self.first) > 1 and all(map(_is_mark, items))
