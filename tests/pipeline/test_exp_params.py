@@ -49,6 +49,7 @@ sys.exit(main.main([]))
         ["--set", "optimizer.lr=0.1"],  # argparse takes abbreviations
         ["--set-par=optimizer.lr=0.1"],
         ["-n", "name", "-S", "params.yaml:optimizer.lr=0.1"],
+        ["-S", "other.yaml:key=1", "-S", "optimizer.lr=0.1"],
     ],
 )
 def test_a_value_is_recognized_in_every_spelling_of_the_option(words):

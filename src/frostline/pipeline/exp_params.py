@@ -56,11 +56,12 @@ def _running_dvc() -> tuple[list[str], float] | None:
 
 
 def _set_params(words: Sequence[str]) -> list[str]:
-    """Return the values of `-S` (`--set-param`) in the arguments of `dvc exp run`."""
+    """Return the values that `-S` (`--set-param`) in the arguments of `dvc exp run` sets in params.yaml."""
     from dvc.cli.parser import get_main_parser
+    from dvc.utils.cli_parse import to_path_overrides
 
     parsed = get_main_parser().parse_args(["exp", "run", *words])
-    return [change.removeprefix(f"{PARAMS}:") for change in parsed.set_param]
+    return to_path_overrides(parsed.set_param).get(PARAMS, [])
 
 
 def _before(root: Path, started: float) -> bytes | None:
