@@ -99,7 +99,7 @@ def test_pretrain_and_prepare_and_a_folder_named_by_itself(shell):
     assert (shell.folder / "runs/prepare/digits/index.csv").is_file()
 
 
-@pytest.mark.parametrize("words", [["seed=0"], ["-m", "seed=0,1"]])
+@pytest.mark.parametrize("words", [["seed=0"], ["dataset.shots=5"], ["-m", "seed=0,1"]])
 def test_a_run_without_the_experiment_of_params_yaml_says_so(words, tmp_path, monkeypatch, capsys):
     """In a project, `frostline finetune freeze=full` would train on the default study's data set."""
     monkeypatch.chdir(tmp_path)

@@ -126,7 +126,7 @@ def on_selection(typed: Sequence[str]) -> list[str]:
     A typed experiment replaces the whole selection; ``experiment=null`` selects the defaults of conf/.
     """
     path = project.find_root() / PARAMS
-    keys = {from_hydra(override).partition("=")[0].lstrip("+~") for override in typed}
+    keys = _keys(typed)
     if "experiment" in keys or not path.is_file():
         return list(typed)
     params = read_selection(path)
@@ -140,6 +140,11 @@ def on_selection(typed: Sequence[str]) -> list[str]:
     return [*(override for override in selected if not is_typed(override)), *typed]
 
 
+def _keys(typed: Sequence[str]) -> set[str]:
+    """Return the keys of overrides."""
+    return {from_hydra(override).partition("=")[0].lstrip("+~") for override in typed}
+
+
 def note_if_unread(typed: Sequence[str]) -> None:
     """Print a note if a command would train on the default data set although params.yaml selects a study.
 
@@ -147,8 +152,7 @@ def note_if_unread(typed: Sequence[str]) -> None:
         typed: the overrides of a command that does not read params.yaml.
     """
     path = project.find_root() / PARAMS
-    sections = {re.split("[.@]", from_hydra(override).partition("=")[0].lstrip("+"))[0] for override in typed}
-    if not path.is_file() or not sections.isdisjoint(("experiment", "dataset", "source")):
+    if not path.is_file() or not _keys(typed).isdisjoint(("experiment", "dataset", "source")):
         return
     with suppress(FrostlineError):
         if experiment := read_selection(path).get("experiment"):
