@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from frostline.reporting import words
 from frostline.reporting.repeats import Repeats
 from frostline.reporting.verdict import Verdict
-from frostline.stats.transfer import Gain, Outcome, TimeToThreshold
+from frostline.stats.transfer import Estimate, Gain, Outcome, TimeToThreshold
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,19 @@ def test_a_headline_claims_only_what_is_decided() -> None:
     assert undecided.headline == "Undecided for full"
     alone = Verdict("undecided", None, None, None, None, Repeats((0, 1)))
     assert alone.headline == "Undecided: this study can't tell whether transfer helped"
+
+
+@pytest.mark.parametrize(
+    ("mean", "p", "certainty"),
+    [
+        (0.156, 0.5, "the same in all 2 seeds, p = 0.5 by sign flips, the least that 2 seeds can give"),
+        (0.0, 1.0, "the same in all 2 seeds, p = 1 by sign flips"),
+    ],
+)
+def test_equal_differences_say_what_their_p_can_be(mean: float, p: float, certainty: str) -> None:
+    gain, same = Gain(mean, 0.0, mean, mean, 2, p=p, p_sign_flip=p), Estimate(0.8, 0.0, 0.8, 0.8, 2)
+    verdict = Verdict("undecided", "full", gain, same, same, Repeats((0, 1)))
+    assert f"; {certainty}), which may well be chance" in verdict.sentence
 
 
 @pytest.mark.parametrize(

@@ -60,5 +60,5 @@ def run(arguments: argparse.Namespace) -> None:
         exported = export.run(trained, arguments.format, arguments.out)
     print(
         f"{exported.file}: {size(exported.file.stat().st_size)},"
-        f" differs from the network by {exported.difference:.1e} at most, on {exported.tried_on}"
+        f" differs from the network in float32 by {exported.difference:.1e} at most, on {exported.tried_on}"
     )

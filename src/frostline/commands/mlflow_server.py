@@ -27,6 +27,8 @@ MOST_STUDIES = 100
 """How many of the newest studies and sweeps `ui` searches for the addresses that it prints."""
 MOST_RUNS = 100
 """How many of the newest rows of a study's view `ui` looks at for a result; without one, it shows nothing."""
+SINGLE_RUNS = "default"
+"""The study of runs outside studies and sweeps, as conf/config.yaml names it."""
 RESULTS = ("best/", "test/")
 """The prefixes of metrics that are results."""
 START_SECONDS = 90.0
@@ -194,7 +196,8 @@ def _pages_of_runs(here: str, opener: urllib.request.OpenerDirector) -> list[str
         for tags in last_first:
             kind, study = ("sweep" if "objective" in tags else "study"), tags["study"]
             if kind not in lines and (metric := order(study)):
-                lines[kind] = f"{here}{views.page(identity, study)}  ({kind} {study}, by {metric})"
+                what = "single runs" if study == SINGLE_RUNS else f"{kind} {study}"
+                lines[kind] = f"{here}{views.page(identity, study)}  ({what}, by {metric})"
     except (OSError, ValueError, KeyError):  # no such experiment, or the server wants a password
         return []
     runs = f"{here}/#/experiments/{identity}/runs?workflowType=machine_learning"

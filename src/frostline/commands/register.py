@@ -46,7 +46,10 @@ def run(arguments: argparse.Namespace) -> None:
     what = f"{registered.name} version {registered.version}"
     print(f"{what}{'' if registered.new else ' has these weights already'}: {registered.description}")
     if registered.difference is not None:
-        print(f"differs from the network by {registered.difference:.1e} at most, on {registered.tried_on}")
+        print(
+            f"differs from the network in float32 by {registered.difference:.1e} at most,"
+            f" on {registered.tried_on}"
+        )
     if arguments.alias:
         before = f" (before: version {registered.moved})" if registered.moved else ""
         print(f"models:/{registered.name}@{arguments.alias} is version {registered.version}{before}")

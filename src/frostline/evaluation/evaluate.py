@@ -188,15 +188,15 @@ class Evaluator:
         return metrics
 
     def _majority(self, run: Run, split: str, accuracy: float) -> float:
-        """Return the accuracy of always predicting the most frequent class; warn below it."""
+        """Return the accuracy of always predicting the most frequent class; warn if it is not exceeded."""
         counts = torch.as_tensor(self._images[split].labels).bincount()
         rate = float(counts.max()) / int(counts.sum())
-        if accuracy < rate:
+        if accuracy <= rate:
             name = self._data.index.classes[int(counts.argmax())]
             which = Repetition(run.dataset.fold, run.seed)
             self._services.say(
                 f"frostline: warning: {run.stage} {run.arm or run.freeze_name}, {which}:"
-                f" {split} accuracy {accuracy:.4f} is below {rate:.4f}, the accuracy of always predicting"
+                f" {split} accuracy {accuracy:.4f} is not above {rate:.4f}, the accuracy of always predicting"
                 f" {name!r}"
             )
         return rate

@@ -84,8 +84,8 @@ def check_source(source: PreparedData, target: PreparedData) -> list[NearDuplica
             found.append(
                 NearDuplicates(
                     f"{len(pairs)} {images} {part.name} {looks} like one that the pretraining on {seen.name} "
-                    f"sees, so that accuracies are overestimated{_tally(pairs, seen, part)}: "
-                    f"{_named(pairs, seen, part, '≈')}",
+                    "sees; if they show the same thing, accuracies are overestimated"
+                    f"{_tally(pairs, seen, part)}: {_named(pairs, seen, part, '≈')}",
                     part.data,
                     [(int(seen.rows[leak.seen]), int(part.rows[leak.measured])) for leak in pairs],
                 )

@@ -292,6 +292,6 @@ def _near_duplicates(pairs: Iterable[str]) -> Iterator[str]:
     if named := list(pairs):
         look = "image looks" if len(named) == 1 else "images look"
         yield (
-            f"{len(named)} {look} like one in another split, so that accuracies are overestimated "
-            f"({NEAR_DUPLICATES_FILE} shows them): {some(named)}"
+            f"{len(named)} {look} like one in another split; if they show the same thing, accuracies are "
+            f"overestimated ({NEAR_DUPLICATES_FILE} shows them): {some(named)}"
         )

@@ -105,10 +105,10 @@ def _missing(repeats: Repeats, arm: ArmSummary) -> str:
 
 def _below(arm: ArmSummary, majority: Majority | None) -> str:
     accuracy = arm.score.mean
-    if majority is None or accuracy >= majority.rate:
+    if majority is None or accuracy > majority.rate:
         return ""
     return (
-        f"{arm.name} is at {words.percent(accuracy)} on {majority.split}, below the"
+        f"{arm.name} is at {words.percent(accuracy)} on {majority.split}, not above the"
         f" {words.percent(majority.rate)} of always predicting {majority.name}."
     )
 

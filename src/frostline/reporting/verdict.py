@@ -94,7 +94,9 @@ class Verdict:
     def _certainty(self, gain: Gain) -> str:
         """Return the interval, the p-value and the number of pairs."""
         if gain.std == 0:
-            by = "" if gain.p is None else " by sign flips"
-            return f"the same in all {self.repeats.counted(gain.n)}, {words.p_value(gain.p)}{by}"
+            pairs = self.repeats.counted(gain.n)
+            least = f", the least that {pairs} can give" if gain.mean else ""
+            by = "" if gain.p is None else f" by sign flips{least}"
+            return f"the same in all {pairs}, {words.p_value(gain.p)}{by}"
         pairs = f"{gain.n} paired {self.repeats.counted(gain.n).partition(' ')[2]}"
         return f"95 % interval {words.gain_interval(gain)}, {words.p_value(gain.p)}, {pairs}"

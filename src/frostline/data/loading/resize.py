@@ -114,5 +114,6 @@ def crop_warning(index: Index, spec: InputSpec) -> str | None:
     return (
         f"the centre crop to {spec.width}×{spec.height} px cuts off {100 * share:.0f} % of the median image"
         f" of {index.name} ({np.median(widths):.0f}×{np.median(heights):.0f} px); input.fit=pad keeps whole"
-        " images, input.size=[height,width] fits their shape, and input.fit=crop crops without this warning"
+        " images, and so does input.size=[height,width] input.crop=1 with their shape; input.fit=crop crops"
+        " without this warning"
     )
