@@ -56,6 +56,21 @@ def test_paths_are_whole_however_narrow_the_terminal_is(capsys, monkeypatch):
     assert str(out) in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("objective", ["val/f1_macro", "val/loss"])
+def test_the_table_shows_and_orders_by_what_the_sweep_optimizes(objective, capsys):
+    split, _, name = objective.partition("/")
+    values = {"a": 0.2, "b": 0.7} if name == "f1_macro" else {"a": 0.7, "b": 0.2}
+    print_sweep(
+        [
+            Done(run, Path(run), {split: {"accuracy": accuracy, name: values[run]}}, run, objective)
+            for run, accuracy in (("a", 0.9), ("b", 0.8))
+        ]
+    )
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert f"{split} {name}" in header
+    assert [row.split()[:2] for row in rows[:2]] == [[run, f"{values[run]:.4f}"] for run in "ba"]
+
+
 def test_a_failed_run_has_no_mean(capsys, monkeypatch):
     """In a narrow terminal, where a row is a block of lines."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)

@@ -29,29 +29,35 @@ FAILED = [*DONE, trial(3, "failed", None, 12.0)]
     ("trials", "total", "until", "workers", "said"),
     [
         ([], 8, None, 1, "0 of 8 ended"),
-        (DONE, 11, None, 1, "3 of 11 ended, 1 pruned, best 0.9000, 96 s left"),
-        (DONE, 11, None, 4, "3 of 11 ended, 1 pruned, best 0.9000, 24 s left"),
+        (DONE, 11, None, 1, "3 of 11 ended, 1 pruned, best val/accuracy 0.9000, 96 s left"),
+        (DONE, 11, None, 4, "3 of 11 ended, 1 pruned, best val/accuracy 0.9000, 24 s left"),
         (
             [*DONE, trial(3, "running")],
             11,
             None,
             2,
-            "3 of 11 ended, 1 running, 1 pruned, best 0.9000, 43 s left",
+            "3 of 11 ended, 1 running, 1 pruned, best val/accuracy 0.9000, 43 s left",
         ),
         (
             [*DONE, trial(3, "failed", None, 12.0)],
             4,
             None,
             1,
-            "4 of 4 ended, 1 pruned, 1 failed, best 0.9000, 0 s left",
+            "4 of 4 ended, 1 pruned, 1 failed, best val/accuracy 0.9000, 0 s left",
         ),
-        ([trial(0, "complete", 0.9, 600.0)], 51, None, 2, "1 of 51 ended, best 0.9000, 4.2 h left"),
+        (
+            [trial(0, "complete", 0.9, 600.0)],
+            51,
+            None,
+            2,
+            "1 of 51 ended, best val/accuracy 0.9000, 4.2 h left",
+        ),
         (
             [trial(0, "complete", 0.9, ended=NOW - 9e5)],
             5,
             None,
             1,
-            "1 of 5 ended, best 0.9000",
+            "1 of 5 ended, best val/accuracy 0.9000",
         ),  # by an earlier command
     ],
 )
@@ -61,7 +67,10 @@ def test_how_far_it_is(trials, total, until, workers, said):
 
 def test_the_least_loss_is_the_best_and_time_is_a_limit():
     said = live.status(DONE, live.Budget(None, time.time() + 59.9, NOW - 100, 1), "val/loss")
-    assert said in ("3 ended, 1 pruned, best 0.7000, 60 s left", "3 ended, 1 pruned, best 0.7000, 59 s left")
+    assert said in (
+        "3 ended, 1 pruned, best val/loss 0.7000, 60 s left",
+        "3 ended, 1 pruned, best val/loss 0.7000, 59 s left",
+    )
 
 
 def test_the_best_setting_is_the_one_with_the_best_mean_over_its_seeds():
@@ -71,7 +80,7 @@ def test_the_best_setting_is_the_one_with_the_best_mean_over_its_seeds():
         for number, ((freeze, seed), value) in enumerate(points.items())
     ]
     said = live.status(trials, live.Budget(8, None, NOW, 1), "val/accuracy")
-    assert said == "4 of 8 ended, best 0.8000 (mean of 2 runs)"
+    assert said == "4 of 8 ended, best val/accuracy 0.8000 (mean of 2 runs)"
 
 
 def test_the_table_has_all_that_run_and_the_latest_that_ended():
@@ -100,4 +109,4 @@ def test_lines_where_there_is_no_terminal(tmp_path, monkeypatch, capsys):
         time.sleep(0.5)
     lines = capsys.readouterr().err.splitlines()
     assert "s: 0 of 2 ended, 1 running" in lines
-    assert lines[-1].startswith("s: 1 of 2 ended, best 0.7500, ")
+    assert lines[-1].startswith("s: 1 of 2 ended, best val/accuracy 0.7500, ")

@@ -11,7 +11,7 @@ from frostline.base.metrics import ACCURACY, headline, headline_value
 from frostline.config.compose import FailedJob
 from frostline.console import tables
 from frostline.pipeline.standalone import Done, Stopped
-from frostline.sweeps.jobs import best_first, check, settings_of, val_headline
+from frostline.sweeps.jobs import best_first, check, objective_of, objective_value, settings_of
 
 SHOWN_RUNS = 24
 """How many runs the table has at most; the sweep's page and its table of trials have all."""
@@ -20,8 +20,7 @@ SHOWN_RUNS = 24
 def print_sweep(jobs: Sequence[Any]) -> None:
     """Print a sweep's runs, those of the best setting first, then the pruned and the failed ones.
 
-    Settings are ordered by their mean validation accuracy, or mAP with several labels, over seeds
-    (`comparison.ranking`).
+    Settings are ordered by the mean of the sweep's objective over seeds (`comparison.ranking`).
 
     Raises:
         FrostlineError: some runs failed; TrainingFailed if the training of one did.
@@ -30,12 +29,13 @@ def print_sweep(jobs: Sequence[Any]) -> None:
     settings = settings_of(jobs)
     best = best_first(jobs)
     several = len(settings) < len(best)
-    means = {id(run): f"{fmean(map(val_headline, runs)):.4f}" for runs in settings for run in runs}
+    means = {id(run): f"{fmean(map(objective_value, runs)):.4f}" for runs in settings for run in runs}
     metric = headline(best[0].metrics["val"]) if best else ACCURACY
+    objective = objective_of(best[0]).replace("/", " ") if best else f"val {metric}"
     out = Column("out", no_wrap=True)  # a path that is broken into lines can't be copied
     headers: list[str | Column] = [
         "run",
-        f"val {metric}",
+        objective,
         *(["mean of runs"] if several else []),
         f"test {metric}",
         out,
@@ -48,7 +48,7 @@ def print_sweep(jobs: Sequence[Any]) -> None:
     tables.print_table(headers, rows)
     console = tables.stdout_console()
     if len(best) > SHOWN_RUNS:
-        console.print(f" … and {len(best) - SHOWN_RUNS} more, whose val {metric} is lower")
+        console.print(f" … and {len(best) - SHOWN_RUNS} more, whose {objective} is no better")
     if best:
         console.print("compare them: frostline compare; in the browser: frostline ui")
     if failed:
@@ -58,4 +58,4 @@ def print_sweep(jobs: Sequence[Any]) -> None:
 
 def _row(run: Done, mean: Sequence[str]) -> tuple[str, ...]:
     test = f"{headline_value(run.metrics['test']):.4f}" if "test" in run.metrics else ""
-    return (run.name, f"{val_headline(run):.4f}", *mean, test, str(run.out))
+    return (run.name, f"{objective_value(run):.4f}", *mean, test, str(run.out))

@@ -47,6 +47,8 @@ class Done:
     metrics: Mapping[str, Mapping[str, float]]
     setting: str = ""
     """In a sweep over seeds: the run's name without the seed, equal for runs that differ only in it."""
+    objective: str = ""
+    """In a sweep: what it optimizes, such as ``val/f1_macro``; empty: the headline metric on val."""
 
 
 @dataclass(frozen=True)

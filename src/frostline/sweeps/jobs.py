@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from frostline.base.metrics import headline_value
+from frostline.base.metrics import headline
 from frostline.comparison.ranking import ordered
 from frostline.config import compose
 from frostline.config.compose import FailedJob
@@ -39,17 +39,25 @@ def settings_of(jobs: Sequence[Any]) -> list[list[Done]]:
     for run in jobs:
         if isinstance(run, Done):
             groups.setdefault(run.setting or run.name, []).append(run)
-    return ordered("val", groups.values(), val_headline)
+    if not groups:
+        return []
+    return ordered(objective_of(next(iter(groups.values()))[0]), groups.values(), objective_value)
 
 
 def best_first(jobs: Sequence[Any]) -> list[Done]:
-    """Return the finished runs, those of the best setting on validation first."""
+    """Return the finished runs, those of the best setting first."""
     return [run for runs in settings_of(jobs) for run in runs]
 
 
-def val_headline(run: Done) -> float:
-    """Return a run's headline metric on the validation split; see `base.metrics.headline`."""
-    return headline_value(run.metrics["val"])
+def objective_of(run: Done) -> str:
+    """Return what the sweep of a run optimizes, such as ``val/accuracy``."""
+    return run.objective or f"val/{headline(run.metrics['val'])}"
+
+
+def objective_value(run: Done) -> float:
+    """Return a run's value of the sweep's objective."""
+    split, _, name = objective_of(run).partition("/")
+    return run.metrics[split][name]
 
 
 def check(jobs: Sequence[Any]) -> None:

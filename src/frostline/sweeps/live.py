@@ -77,7 +77,7 @@ def shown(study: Study, trials: int | None, until: float | None) -> Iterator[Non
 
 
 def status(trials: Sequence[Trial], budget: Budget, objective: str) -> str:
-    """Return a sweep's progress: ``12 of 64 ended, 2 running, 1 pruned, best 0.9577, 3 min left``.
+    """Return a sweep's progress: ``12 of 64 ended, 2 running, best val/accuracy 0.9577, 3 min left``.
 
     Args:
         trials: those that no other trial repeats.
@@ -88,7 +88,7 @@ def status(trials: Sequence[Trial], budget: Budget, objective: str) -> str:
     parts += [f"{counts[state]} {state}" for state in ("running", "pruned", "failed") if counts[state]]
     if settings := settings_of(trials, objective):
         over = f" (mean of {count} runs)" if (count := len(settings[0].trials)) > 1 else ""
-        parts.append(f"best {settings[0].objective['mean']:.4f}{over}")
+        parts.append(f"best {objective} {settings[0].objective['mean']:.4f}{over}")
     if (left := _left(trials, budget)) is not None:
         parts.append(f"{_rounded(left)} left")
     return ", ".join(parts)

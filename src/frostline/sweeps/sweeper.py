@@ -162,7 +162,7 @@ def _sweep(job: SweepTask, plan: Plan, launch: Launch | None, share: Share) -> l
     if plan.grid:
         in_order = (trial for trial in trials if trial.point in plan.points)
         trials = sorted(in_order, key=lambda trial: plan.points.index(trial.point))
-    return [_result(trial) for trial in trials if _ended(trial)]
+    return [_result(trial, plan.settings.objectives[0]) for trial in trials if _ended(trial)]
 
 
 @contextmanager
@@ -361,13 +361,13 @@ def _run_is_lost(trial: Trial) -> bool:
         return True
 
 
-def _result(trial: Trial) -> Any:
+def _result(trial: Trial, objective: str) -> Any:
     label, attributes = label_of(trial.point), trial.user_attrs
     match trial.state:
         case "complete":
             setting = label_of(best.hyperparameters(trial.point))
             name, out, metrics = attributes["name"], Path(attributes["out"]), attributes["metrics"]
-            return standalone.Done(name, out, metrics, setting)
+            return standalone.Done(name, out, metrics, setting, objective)
         case "pruned":
             return standalone.Stopped(label)
     broke_down = str(attributes.get("kind", "")).startswith(
