@@ -101,7 +101,8 @@ def test_the_commands_tell_of_validation(shell):
     assert "(12 train, 12 val, no test)" in shell("prepare", *PHOTOS[:4], "out=p")[0]
     out, err = shell("finetune", *PHOTOS, "out=run")
     assert out.startswith("run: val accuracy ")
-    assert "warning" not in err
+    # After one epoch, its accuracy is that of one of the two classes.
+    assert [line for line in err.splitlines() if "warning" in line and "always predicting" not in line] == []
     assert shell("evaluate", "run")[0].startswith("run: val accuracy ")
     assert shell("predict", "run", "photos/val/cat")[0].count("\n") == 7
     shell("export", "run", "--format", "pt2", "--out", "exported.pt2")

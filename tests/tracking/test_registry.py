@@ -218,7 +218,7 @@ def test_other_weights_become_the_next_version_and_take_the_alias(
     assert cli.main(["register", str(tmp_path / "two"), "--name", "pets", "--alias", "best"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("pets version 2: two: test accuracy")
-    assert said[1].startswith("differs from the network by ")
+    assert said[1].startswith("differs from the network in float32 by ")
     assert said[2] == "models:/pets@best is version 2 (before: version 1)"
     (folder,) = {models.fetch("models:/pets/2"), models.fetch("models:/pets@best")}
     assert torch.equal(trained_run.TrainedRun.read(folder).state[head], state[head] + 1)
