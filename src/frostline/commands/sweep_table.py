@@ -11,7 +11,7 @@ from frostline.base.metrics import ACCURACY, headline, headline_value
 from frostline.config.compose import FailedJob
 from frostline.console import tables
 from frostline.pipeline.standalone import Done, Stopped
-from frostline.sweeps.jobs import best_first, check, objective_of, objective_value, settings_of
+from frostline.sweeps.jobs import check, objective_of, objective_value, settings_of
 
 SHOWN_RUNS = 24
 """How many runs the table has at most; the sweep's page and its table of trials have all."""
@@ -27,7 +27,7 @@ def print_sweep(jobs: Sequence[Any]) -> None:
     """
     failed = [job for job in jobs if isinstance(job, FailedJob)]
     settings = settings_of(jobs)
-    best = best_first(jobs)
+    best = [run for runs in settings for run in runs]
     several = len(settings) < len(best)
     means = {id(run): f"{fmean(map(objective_value, runs)):.4f}" for runs in settings for run in runs}
     metric = headline(best[0].metrics["val"]) if best else ACCURACY

@@ -11,6 +11,7 @@ import socket
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,7 +77,6 @@ class Study:
         self.name, self.settings, self.space, self.base, self.worker = name, settings, space, base, worker
         self._storage: Any = None
         self._study: optuna.Study | None = None
-        self._has_sampler = False
         self._used: int | None = None
 
     @property
@@ -159,12 +159,7 @@ class Study:
                     study.enqueue_trial(self.space.random(self.settings.seed, len(drawn)))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                if (
-                    not self._has_sampler
-                ):  # made here, so that commands that start together count each other's trials
-                    trials = len(study.get_trials(deepcopy=False))
-                    study.sampler = samplers.sampler(self.settings, trials, self.worker)
-                    self._has_sampler = True
+                study.sampler = self._sampler
                 trial = study.ask()
                 point = self.space.draw(lambda parameter: suggest(trial, parameter))
             user_attrs = {"host": socket.gethostname(), PROCESS: process_key()}
@@ -305,6 +300,12 @@ class Study:
                 )
             self._study = study
         return self._study
+
+    @cached_property
+    def _sampler(self) -> optuna.samplers.BaseSampler:
+        """Made at the first draw, so that commands that start together count each other's trials."""
+        trials = len(self._opened().get_trials(deepcopy=False))
+        return samplers.sampler(self.settings, trials, self.worker)
 
     def _retry_dead(self) -> None:
         """Enqueue the points of trials whose process died, and end those trials."""

@@ -56,6 +56,7 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     if len(seeds) < 2:
         return
     parent = parent_of(store, run.data.tags) or _create_parent(store, run)
+    mean_run = store.client.get_run(parent)
     for member in finished:
         if "seed" in member.data.tags and member.data.tags["mlflow.parentRunId"] != parent:
             store.log_tags(member.info.run_id, {"mlflow.parentRunId": parent, "kind": SEED_RUN})
@@ -63,15 +64,16 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     overlap = fold_overlap(used, int(run.data.params.get("dataset.folds", used)))
     metrics = over_seeds([member.data.metrics for member in seeds.values()], overlap)
     # MLflow deletes no metric: bounds of an earlier, wider mean become NaN where all values are equal now.
-    earlier = store.client.get_run(parent).data.metrics
+    earlier = mean_run.data.metrics
     bounds = [f"{key}{end}" for key in metrics for end in (".low", ".high")]
     metrics |= {key: math.nan for key in bounds if key not in metrics and metric_names.key(key) in earlier}
     ends = [member.info.end_time or 0 for member in seeds.values()]
     at = max(int(1000 * time.time()) if when is None else when, *ends) + len(seeds)
     store.log_metrics(parent, [Metric(metric_names.key(key), value, at, 0) for key, value in metrics.items()])
     took = fmean(max((m.info.end_time or 0) - m.info.start_time, 0) for m in seeds.values())
-    begun = store.client.get_run(parent).info.start_time
-    store.client.set_terminated(parent, end_time=begun + int(took))  # its duration is the mean of theirs
+    store.client.set_terminated(
+        parent, end_time=mean_run.info.start_time + int(took)
+    )  # its duration is the mean of theirs
     if store.studies.known(run.data.tags["study"]).compares(run.data.tags):
         store.studies.has_means(run.data.tags["study"])
 
