@@ -204,12 +204,22 @@ def test_what_another_sweep_of_that_name_tried_is_not_mixed_in(place):
         FrostlineError, match=r"^sweep\.name: the study 's' was created with another search space; add"
     ):
         begun(LINE, sampler={"kind": "grid"})
-    with pytest.raises(FrostlineError, match=r"another experiment \(outside the search space\)"):
+    with pytest.raises(FrostlineError, match=r"another config, data set or weights"):
         begun(base={"lr": 2})
     gc.collect()  # what was refused lives on in its error
     fresh = study(base={"lr": 2})
     fresh.begin(fresh=True)
     assert fresh.trials() == []
+
+
+def test_a_sweep_that_began_with_other_code_says_so_and_keeps_its_trials(place, capsys):
+    for code in ("a", "a", "b"):
+        study().begin(code=code)
+    said = [line for line in capsys.readouterr().err.splitlines() if "another version" in line]
+    assert said == [
+        "frostline: the sweep s began with another version of frostline, torch, timm or Lightning, and keeps its"
+        " finished trials; --fresh runs all again"
+    ]
 
 
 def test_a_store_that_is_not_there_is_one_sentence(place):

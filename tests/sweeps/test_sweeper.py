@@ -202,6 +202,50 @@ def test_other_data_are_another_study(shell):
     assert len(list((shell.folder / ".frostline/sweeps").iterdir())) == 2
 
 
+@pytest.mark.parametrize("sweep", ["grid", "random"])
+def test_an_option_edited_between_two_commands_is_trained_as_it_is_now(sweep, shell):
+    mine = shell.folder / "conf/freeze/mine.yaml"
+    mine.parent.mkdir(parents=True)
+    schedule = 'groups: {head: head, rest: "*"}\nphases:\n  - {train: %s, until: end}\n'
+    mine.write_text(schedule % "[head]")
+    words = [*WORDS, f"sweep={sweep}", "sweep.trials=4", "sweep.seed=1", "freeze=full,mine"]
+    out, _ = shell("finetune", *words)
+    assert any("freeze=mine" in label for label in rows(out))
+    mine.write_text(schedule % "all")
+    out, _ = shell("finetune", *words)
+    folders = {label: cells[-1] for label, cells in rows(out).items()}
+    phases = [
+        json.loads((shell.folder / folder / "training.json").read_text())["phases"][0]["train"]
+        for label, folder in folders.items()
+        if "freeze=mine" in label
+    ]
+    assert phases
+    assert set(phases) == {"all"}
+
+
+def test_a_grown_grid_trains_its_new_trials_only(shell):
+    words = [*WORDS, "freeze=full", "dataset.selection=last"]
+    first, _ = shell("finetune", *words, "optimizer.lr=0.01,0.1")
+    grown, err = shell("finetune", *words, "optimizer.lr=0.01,0.1,0.2", "sweep.name=grown")
+    assert (err.count("trained before"), err.count("2/2 val/accuracy")) == (2, 1)
+    assert len(rows(grown)) == 3
+    for label, cells in rows(first).items():
+        earlier, now = (shell.folder / folder for folder in (cells[-1], rows(grown)[label][-1]))
+        assert earlier != now
+        for name in ("weights.safetensors", "history.csv", "metrics.json", "predictions.csv"):
+            assert (earlier / name).read_bytes() == (now / name).read_bytes()
+        config = yaml.safe_load((now / "config.yaml").read_text())
+        assert config["study"] == "grown"
+        assert config["study"] != yaml.safe_load((earlier / "config.yaml").read_text())["study"]
+        shell("evaluate", str(now))  # refuses a config.yaml that training.json doesn't name
+    finished = shell.folder / ".frostline/finished"
+    assert len(list(finished.iterdir())) == 3
+    shutil.rmtree(shell.folder / "runs")
+    _, err = shell("finetune", *words, "optimizer.lr=0.01,0.3")
+    assert (err.count("trained before"), err.count("2/2 val/accuracy")) == (0, 2)
+    assert len(list(finished.iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

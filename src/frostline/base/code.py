@@ -6,6 +6,7 @@ What only displays, records or validates (`console`, `schema`, `tracking`, `repo
 """
 
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 from frostline.base.hashes import content_key, sha256_of
@@ -38,3 +39,8 @@ def fingerprint(stage: str) -> str:
         if path.is_file() and path.parent.name != "__pycache__"
     }
     return content_key(files)
+
+
+def code_versions(stage: str) -> list[str]:
+    """Return the fingerprint of a stage's code and the versions of the libraries that it trains with."""
+    return [fingerprint(stage), *(version(name) for name in ("torch", "pytorch-lightning", "timm"))]

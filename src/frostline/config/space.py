@@ -125,10 +125,16 @@ class Space:
                 point[parameter.key] = choose(parameter)
         return point
 
-    def first(self) -> Point:
-        """Return the point of the first value of each list and the lowest of each interval."""
+    def first(self, fixed: Mapping[str, Value] | None = None) -> Point:
+        """Return the point of the first value of each list and the lowest of each interval.
+
+        Args:
+            fixed: values of some keys instead.
+        """
 
         def choose(parameter: Parameter) -> Value:
+            if fixed and parameter.key in fixed:
+                return fixed[parameter.key]
             match parameter.domain:
                 case Values(options):
                     return options[0]
@@ -136,6 +142,26 @@ class Space:
                     return int(low) if whole else low
 
         return self.draw(choose)
+
+    def examples(self) -> list[Point]:
+        """Return points in which every value of each list occurs, the `first` one before the others.
+
+        >>> freeze, lr = Parameter("freeze", Values(("full", "gradual"))), Parameter("lr", Interval(0.1, 1.0))
+        >>> Space((freeze, lr)).examples()
+        [{'freeze': 'full', 'lr': 0.1}, {'freeze': 'gradual', 'lr': 0.1}]
+        """
+        points = [self.first()]
+        active: dict[str, dict[str, Value]] = {}  # key → values of other keys with which it is active
+        for parameter in self.parameters:
+            conditions: dict[str, Value] = {}
+            for key, values in parameter.when.items():
+                conditions |= {**active[key], key: values[0]}
+            active[parameter.key] = conditions
+            if isinstance(parameter.domain, Values):
+                points += (
+                    self.first({**conditions, parameter.key: option}) for option in parameter.domain.options
+                )
+        return [point for number, point in enumerate(points) if point not in points[:number]]
 
 
 def as_overrides(point: Mapping[str, Value]) -> list[str]:

@@ -65,6 +65,8 @@ class Job:
     stage: str
     force: bool = False
     """Whether to overwrite a run in `out` that had other hyperparameters."""
+    reuse: bool = True
+    """Whether a trial is not trained again if it finished in an earlier sweep."""
 
     def inputs(self, experiments: Sequence[Experiment]) -> dict[str, list[str]]:
         """Return hashes of the files that runs read: fingerprints of data sets, sha256 of weights."""
@@ -116,26 +118,37 @@ class Job:
             check_out(out, config.model_dump())
         data_sets = prepared_data(composed, self.stage)
         services = make_services(label, watch, tags)
+        # A pruner compares the epochs that trials report, and a finished run reports none.
+        reuses = label and self.reuse and composed.sweep.pruner.kind == "none"
+        finished = finished_runs() if reuses else None
         with waiting(LIBRARIES):
             from frostline.evaluation import evaluate
             from frostline.pipeline.pretrain.stage import train_once
+            from frostline.training.run import remove_lost_results
 
+        if finished:
+            remove_lost_results(finished, services.scratch)
         with writing(out, wait=bool(label)):
             if check:  # Again, since nobody else can write there now.
                 check_out(out, config.model_dump())
             if self.stage == "pretrain":
                 _, data = data_sets["source"]
                 with stage_configs.keys_of("source"):
-                    train_once(config, data, out, services)
+                    train_once(config, data, out, services, finished=finished)
             else:
                 if not label:
                     _advise_on_selection(config, services)
                 config, data = prepared_run(config, composed, choices, services, data_sets)
                 if check:  # Again, with the path of the pretrained weights.
                     check_out(out, config.model_dump())
-                train_once(config, data, out, services)
+                train_once(config, data, out, services, finished=finished)
             metrics = evaluate.read_metrics(out)
         return Done(label or name, out, metrics)
+
+
+def finished_runs() -> Path:
+    """Return the folder of the results of finished trials: hard links to the files of their folders."""
+    return project.scratch() / "finished"
 
 
 def _advise_on_selection(config: Run, services: Services) -> None:

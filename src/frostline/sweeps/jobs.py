@@ -30,7 +30,7 @@ def run(stage: str, overrides: Sequence[str], *, force: bool = False, fresh: boo
 
     batched = {"run_batched": batched_finetune.finetune} if stage == "finetune" else {}
     with signals.interruptible():  # A launcher has workers to end.
-        return compose.multirun(overrides, Job(stage, force), **batched, fresh=fresh)
+        return compose.multirun(overrides, Job(stage, force, reuse=not fresh), **batched, fresh=fresh)
 
 
 def settings_of(jobs: Sequence[Any]) -> list[list[Done]]:

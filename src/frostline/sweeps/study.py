@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -86,11 +87,13 @@ class Study:
             return self.settings.store
         return f"{project.SQLITE}{project.scratch() / 'sweeps' / self.name}.db"
 
-    def begin(self, *, fresh: bool = False) -> None:
+    def begin(self, *, fresh: bool = False, code: str = "") -> None:
         """Create the study or load it; while this object lives, no other command can delete it.
 
         Args:
             fresh: delete a study of this name first.
+            code: the hash of the code that trains. If the study began with other code, its trials are kept,
+                and a sentence says so.
 
         Raises:
             ResourceLocked: the study can't be deleted while another command or one of its trials runs.
@@ -113,11 +116,18 @@ class Study:
             identity = json.loads(canonical_json(self._identity()))
             if stored is None:
                 study.set_user_attr("settings", identity)
+                study.set_user_attr("code", code)
             elif stored != identity:
                 different = _first_difference(stored, identity)
                 raise FrostlineError(
                     f"sweep.name: the study {self.name!r} was created with another {different};"
                     " add --fresh to start over, or choose another name"
+                )
+            elif study.user_attrs.get("code", code) != code:
+                print(
+                    f"frostline: the sweep {self.name} began with another version of frostline, torch, timm"
+                    " or Lightning, and keeps its finished trials; --fresh runs all again",
+                    file=sys.stderr,
                 )
 
     def retry(self, condition: Callable[[Trial], bool]) -> int:
@@ -321,5 +331,5 @@ class Study:
 
 def _first_difference(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
     key = next(key for key in identity if stored.get(key) != identity[key])
-    names = {"base": "experiment (outside the search space)", "space": "search space", "seed": "sweep.seed"}
+    names = {"base": "config, data set or weights", "space": "search space", "seed": "sweep.seed"}
     return names.get(key, f"sweep.{key}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from frostline.base import project
+from frostline.base.code import code_versions
 from frostline.base.formats import read_json
 from frostline.base.hashes import content_key, sha256_of
 from frostline.base.locks import exclusive
@@ -61,7 +62,7 @@ class Plan:
     space: Space
     settings: Sweep
     points: list[Point]
-    """All points of a grid; for another sampler, one point as an example."""
+    """All points of a grid; for another sampler, `Space.examples`."""
     experiments: list[tuple[Experiment, dict[str, str]]]
     """The composed experiment and the chosen options of each point."""
     base: dict[str, Any]
@@ -109,9 +110,11 @@ def sweep(job: SweepTask, arguments: Sequence[str], launch: Launch | None, launc
 
 def _plan(job: SweepTask, fixed: list[str], space: Space, settings: Sweep) -> Plan:
     grid = settings.sampler.kind == "grid"
-    points = space.combinations()[: settings.trials] if grid else [space.first()]
+    points = space.combinations()[: settings.trials] if grid else space.examples()
     experiments = compose.compose_points(fixed, [as_overrides(point) for point in points])
-    base = experiments[0][0].model_dump(exclude={"sweep", "study"})
+    # Of every option, since each is a file that may be edited between two commands.
+    dumps = (composed.model_dump(exclude={"sweep", "study"}) for composed, _ in experiments)
+    base: dict[str, Any] = {"experiments": sorted({content_key(dump) for dump in dumps})}
     if isinstance(job.task, standalone.Job):  # trials on other data or weights belong to another study
         base["inputs"] = job.task.inputs([experiment for experiment, _ in experiments])
     stage = getattr(job.task, "stage", "sweep")
@@ -132,9 +135,10 @@ def _plan(job: SweepTask, fixed: list[str], space: Space, settings: Sweep) -> Pl
 
 def _sweep(job: SweepTask, plan: Plan, launch: Launch | None, share: Share) -> list[Any]:
     settings, study = plan.settings, plan.study()
-    study.begin(fresh=job.fresh)
+    trained = isinstance(job.task, standalone.Job)
+    study.begin(fresh=job.fresh, code=content_key(code_versions(plan.stage)) if trained else "")
     _retry(study, _failed_transiently, "they ran out of memory or disk, or found a resource locked")
-    if isinstance(job.task, standalone.Job):
+    if trained:
         _retry(study, _run_is_lost, "their folders are gone or hold another run")
     if plan.grid and launch is None and settings.workers == 1 and settings.pruner.kind == "none":
         with _resumable(study, plan.trials):
@@ -158,7 +162,7 @@ def _sweep(job: SweepTask, plan: Plan, launch: Launch | None, share: Share) -> l
             file=sys.stderr,
         )
     trials = study.current_trials()
-    _write(plan, study, trials, recorded=isinstance(job.task, standalone.Job))
+    _write(plan, study, trials, recorded=trained)
     if plan.grid:
         in_order = (trial for trial in trials if trial.point in plan.points)
         trials = sorted(in_order, key=lambda trial: plan.points.index(trial.point))

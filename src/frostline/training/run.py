@@ -6,14 +6,14 @@ training loop is in `training.trainer`.
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from frostline.base.code import fingerprint
+from frostline.base.code import code_versions
 from frostline.base.files import (
     is_intact,
     link_or_copy,
@@ -22,11 +22,11 @@ from frostline.base.files import (
     write_checksums,
     write_text,
 )
-from frostline.base.formats import canonical_json, read_csv, read_json
-from frostline.base.hashes import content_key
+from frostline.base.formats import canonical_json, read_csv, read_json, yaml_text
+from frostline.base.hashes import content_key, sha256_of
 from frostline.base.locks import exclusive
 from frostline.base.metrics import headline
-from frostline.base.run_folder import HISTORY, THRESHOLDS, TRAINING
+from frostline.base.run_folder import CONFIG, HISTORY, THRESHOLDS, TRAINING, WEIGHTS
 from frostline.console import signals
 from frostline.console.errors import FrostlineError, Pruned, resource_errors
 from frostline.data.loading import batches
@@ -85,6 +85,7 @@ def train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title
     with exclusive(_lock(checkpoints)):
         remove_temporary(checkpoints)
         if is_intact(done):
+            _rename(run, done)
             services.say(f"{title}: trained before, {_measured(done)}")
             _backfill(run, inputs, done, services)
         else:
@@ -121,12 +122,29 @@ def remove_checkpoints(
 
 
 def restore_results(run: Run, inputs: TrainingInputs, services: Services, folder: Path) -> None:
-    """Move results back that `remove_checkpoints` moved to `folder`, so that `train` uses them."""
+    """Move results back that `remove_checkpoints` moved to `folder`, if any are there; `train` uses them."""
     checkpoints = _checkpoint_folder(run, inputs, services)
     with exclusive(_lock(checkpoints)):
-        if not (checkpoints / DONE).exists():
+        if folder.is_dir() and not (checkpoints / DONE).exists():
             checkpoints.mkdir(parents=True, exist_ok=True)
             folder.rename(checkpoints / DONE)
+
+
+def remove_lost_results(folder: Path, scratch: Path) -> None:
+    """Remove results that `remove_checkpoints` moved into `folder` if nothing else links to their weights.
+
+    The run's own folder is gone then: who deletes a run wants its space back.
+    """
+    for results in (weights.parent for weights in folder.glob(f"*/{WEIGHTS}") if _is_only_link(weights)):
+        with exclusive(_lock(scratch / "resume" / results.name)):
+            if _is_only_link(results / WEIGHTS):  # Still, since another trial may have used it meanwhile.
+                shutil.rmtree(results)
+
+
+def _is_only_link(file: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return file.stat().st_nlink == 1
+    return False
 
 
 def run_key(run: Run, inputs: TrainingInputs) -> str:
@@ -134,11 +152,6 @@ def run_key(run: Run, inputs: TrainingInputs) -> str:
     config = run.model_dump(exclude={"study", "arm"})
     parts = [inputs.initial.sha256, inputs.index.fingerprint, inputs.spec.to_dict()]
     return content_key([config, parts, code_versions(run.stage)])[:24]
-
-
-def code_versions(stage: str) -> list[str]:
-    """Return the fingerprint of a stage's code and the versions of the libraries that it trains with."""
-    return [fingerprint(stage), *(version(name) for name in ("torch", "pytorch-lightning", "timm"))]
 
 
 def _checkpoint_folder(run: Run, inputs: TrainingInputs, services: Services) -> Path:
@@ -165,6 +178,17 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
     curve = build_curve(run.optimizer.schedule)
     # Without an adapter, `layers_for` returns the network's layers, and `plan_for` the plan unchanged.
     return lora.plan_for(run, build_plan(run.freeze, lora.layers_for(run, network), curve, length))
+
+
+def _rename(run: Run, done: Path) -> None:
+    """Give the results of a run that finished in another study the names of this one's study and arm."""
+    config = yaml_text(run.model_dump())
+    if (done / CONFIG).read_text(encoding="utf-8") == config:
+        return
+    write_text(done / CONFIG, config)
+    record = read_json(done / TRAINING) | {"config_sha256": sha256_of(done / CONFIG)}
+    write_text(done / TRAINING, canonical_json(record))
+    write_checksums(done)
 
 
 def _train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title: str) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from frostline.base import omitted
+from frostline.base.code import code_versions
 from frostline.base.files import publish, write_checksums, write_text
 from frostline.base.formats import canonical_json
 from frostline.base.hashes import content_key, sha256_of
@@ -12,7 +13,7 @@ from frostline.evaluation import evaluate
 from frostline.models.pretrained import load_initial_weights
 from frostline.schema import Run
 from frostline.training.inputs import load_inputs
-from frostline.training.run import code_versions, remove_checkpoints, train
+from frostline.training.run import remove_checkpoints, restore_results, run_key, train
 from frostline.training.services import Services
 
 
@@ -24,18 +25,24 @@ def train_once(
     timing: Path | None = None,
     *,
     sealed: bool = False,
+    finished: Path | None = None,
 ) -> None:
     """Train on the prepared data in `data`, measure on its test split, and write everything to `out`.
 
     `out` gets weights.safetensors, history.csv, training.json, config.yaml, metrics.json and predictions.csv.
     The measured seconds go to `timing`, a separate file, since they differ between runs; it also has the
     `result_key`, by which a single run finds the study's pretraining. `sealed` adds checksums, for a cache.
+    `finished` is a folder of finished runs by `run_key`: one that is there is not trained again, and this one
+    is kept there.
 
     Raises:
         FrostlineError: something in the config does not fit; before any training.
     """
     initial = load_initial_weights(config.backbone, config.weights)
     inputs = load_inputs(config, data, initial, services)
+    kept = None if finished is None else finished / run_key(config, inputs)
+    if kept is not None:
+        restore_results(config, inputs, services, kept)
     omitted.remove_reason(out)
     with publish(out, OUTPUTS) as work:
         repetition = Repetition(config.dataset.fold, config.seed)
@@ -49,7 +56,7 @@ def train_once(
             key = result_key(config, inputs.index.fingerprint, initial.sha256)
             result = {"key": key, "weights_sha256": sha256_of(work / WEIGHTS)}
             write_text(timing, canonical_json({"result": result, "seeds": {str(config.seed): seconds}}))
-    remove_checkpoints(config, inputs, services)
+    remove_checkpoints(config, inputs, services, kept)
 
 
 def result_key(config: Run, data: str, initial: str | None) -> str:
