@@ -122,6 +122,8 @@ def project(tmp_path_factory, no_runs):
     rows = [f"{path.relative_to(root / 'photos')}" for path in sorted((root / "photos").rglob("*.png"))]
     lines = [f"{row},{Path(row).parent},{int(Path(row).stem) % 10}" for row in rows]
     (root / "photos/labels.csv").write_text("\n".join(["image,label,patient", *lines]))
+    others = [f"photos_b/{row},{Path(row).parent}" for row in rows]
+    (root / "site_b.csv").write_text("\n".join(["image,diagnosis", *others]))
     lines = [f"photos/{line}" for line in lines]
     (root / "labels.csv").write_text("\n".join(["image,label,patient", *lines]))
     fields(root / "fields")
@@ -213,7 +215,9 @@ def test_it_runs(line, capsys):
         headline = "mAP" if "dataset.task=multi_label" in words else "accuracy"
         assert re.search(rf"(test|val) {headline}", out)
     elif words[1] == "evaluate":
-        assert (Path(words[words.index("--out") + 1]) / "metrics.json").is_file()
+        out_of = {"--out": "", "--on": f"{words[2]}/test_sets/"}
+        option = "--out" if "--out" in words else "--on"
+        assert (Path(out_of[option] + words[words.index(option) + 1]) / "metrics.json").is_file()
     elif "--out" in words:
         assert Path(words[words.index("--out") + 1]).is_file()
     else:

@@ -30,7 +30,8 @@ def test_its_code_runs(tmp_path, monkeypatch, no_runs):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("FROSTLINE_WAIT", "60")
     shutil.copy(no_runs, tmp_path)
-    photos(tmp_path / "photos")
+    for name in ("photos", "photos_b"):
+        photos(tmp_path / name)
     names = {}
     for block in (*BLOCKS, IN_README):
         exec(block, names)

@@ -245,6 +245,36 @@ def test_an_image_that_can_not_be_read(run, here):
         run.predict([here / "no.png", here / "none.png"])
 
 
+def test_a_further_test_set(run, photo_run, here, monkeypatch):
+    photos = photo_run.parents[1] / "photos"
+    classes = sorted(folder.name for folder in photos.iterdir() if folder.is_dir())
+    shutil.copytree(photos / classes[0], here / "photos_b" / classes[0])
+    shutil.copytree(photo_run, here / "run")
+    measured = fl.load("run").evaluate("photos_b")
+    written = json.loads((here / "run/test_sets/photos_b/metrics.json").read_text())
+    assert dict(measured) == measured.metrics == written["test"]
+    assert (measured.name, measured.folder) == ("photos_b", here / "run/test_sets/photos_b")
+    assert any("also in the run's own train split" in text for text in measured.warnings)
+    assert f"accuracy {measured['accuracy']:.4f}" in repr(measured)
+    html = measured._repr_html_()
+    assert f"{measured['accuracy']:.4f}" in html
+    assert "also in the run&#39;s own" in html
+    wrong = round(measured["n"] * (1 - measured["accuracy"]))
+    assert len(measured.mistakes(100)) == wrong
+    monkeypatch.chdir("/")
+    again = run.evaluate(here / "photos_b", out=here / "again", tta="flip", force=True)
+    assert sorted(path.name for path in again.folder.iterdir()) == [
+        "metrics.json",
+        "predictions.csv",
+        "test_set.json",
+    ]
+    for wrong in (3, None):
+        with pytest.raises(fl.FrostlineError, match=r"^data: found .*; give a folder of images, a table"):
+            run.evaluate(wrong)
+    with pytest.raises(fl.FrostlineError, match=r"^freeze=full: give KEY=VALUE with a key below dataset"):
+        run.evaluate(here / "photos_b", overrides={"freeze": "full"})
+
+
 def test_mistakes_are_sorted_and_survive_a_lost_image(photo_run, tmp_path, monkeypatch):
     shutil.copytree(photo_run.parents[1] / "photos", tmp_path / "photos")
     shutil.copytree(photo_run, tmp_path / "run")

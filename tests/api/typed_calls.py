@@ -19,6 +19,7 @@ def calls() -> None:
     prediction: fl.Run = fl.load("runs/one")
     label: str | None = run.predict([Image.new("L", (8, 8)), np.zeros((8, 8), np.uint8), "a.jpg"])[0].label
     share: float = run.predict("photos")[0].probabilities["cat"]
+    other: float = run.evaluate("photos_b", out="b", overrides={"dataset.on_bad_image": "skip"})["accuracy"]
     parameters: int = sum(parameter.numel() for parameter in run.network.parameters())
     best: fl.Run = fl.sweep("photos", freeze=["full", "gradual"], seed=[0, 1], lr=[1e-3]).best
     fl.sweep("photos", sweep="tpe", overrides=["pretrain.optimizer.lr=interval(1e-4,1e-1)"], stage="pretrain")
@@ -28,7 +29,22 @@ def calls() -> None:
     rate: float = fl.lr_find("digits", steps=50).lr
     shown: int = len(fl.show("digits", count=3, augment="light"))
     probe: fl.Run = fl.probe("digits", lr=[1e-3, 1e-2]).run
-    print(accuracy, curve, first, prediction, label, share, parameters, best, text, svg, rate, shown, probe)
+    print(
+        accuracy,
+        other,
+        curve,
+        first,
+        prediction,
+        label,
+        share,
+        parameters,
+        best,
+        text,
+        svg,
+        rate,
+        shown,
+        probe,
+    )
     verdict: str = fl.report(Path("artifacts")).verdict
     print(verdict)
     print(fl.pretrain("mnist5k", epochs=1).mistakes(3), run.history.svg(), run.export("model.pt2").suffix)

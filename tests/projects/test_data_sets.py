@@ -12,8 +12,9 @@ from tests.data.tables import write_table
 from frostline.config import compose
 from frostline.console.errors import FrostlineError
 from frostline.pipeline.compose.watched import check_watched
-from frostline.projects.data_sets import DataSet, parsed_keys
-from frostline.projects.study import Study, begin
+from frostline.pipeline.data_places import parsed_keys
+from frostline.projects.data_sets import DataSet
+from frostline.projects.study import GROUPS, Study, begin
 from frostline.schema.data import TestSet
 
 
@@ -119,7 +120,7 @@ def test_another_file_is_no_data_set(folder):
 @pytest.mark.parametrize("word", ["patient", "dataset=x", "freeze=full", "dataset..a=1", "source.=1"])
 def test_keys_of_other_things_are_refused(word):
     with pytest.raises(FrostlineError, match="give KEY=VALUE with a key below source or dataset"):
-        parsed_keys([word])
+        parsed_keys([word], GROUPS, "others can be set")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_what_dvc_does_not_watch_is_refused(folder):
     keys = ("dataset.group=patient", "dataset.test_sets.b.file=data/other.tsv")
     begin(Study("mine", Path("data/other.tsv"), Path("data/labels.csv"), keys=keys), folder)
     data = {"source": "data/other.tsv", "target": "data/labels.csv"}
-    dataset = DataSet("--target", Path("data/labels.csv"), parsed_keys(keys)["dataset"]).dataset()
+    dataset = DataSet("--target", Path("data/labels.csv"), parsed_keys(keys, GROUPS, "")["dataset"]).dataset()
     check_watched(dataset, data, folder)
     more = dataset.model_copy(update={"test_sets": {"c": TestSet(file="data/labels.parquet")}})
     with pytest.raises(FrostlineError) as raised:

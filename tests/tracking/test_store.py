@@ -497,6 +497,31 @@ def test_mistakes_are_drawn_for_the_run_that_made_them(store):
     assert Path(path).read_bytes().startswith(PNG)
 
 
+def test_a_further_test_set_is_recorded_beside_the_runs_own_results(store):
+    predictions = b"id,label,prediction,confidence\na,0,0,0.9\nb,1,0,0.8\n"
+    run = begin(store)
+    run.tags({"weights.sha256": "cafe"})
+    run.files({"predictions.csv": predictions})
+    run.end("FINISHED")
+    annotate(store, "cafe", {}, {"test/accuracy": 0.9}, {})
+    further = {"predictions.csv": predictions, "metrics.json": b"{}"}
+    annotate(store, "cafe", {}, {"test/site_b/accuracy": 0.5}, further, (), None, "test_sets/site_b")
+    while store.plots:
+        store.plots.record(*store.plots.draw())
+    (stored,) = runs(store).values()
+    assert (stored.data.metrics["test/accuracy"], stored.data.metrics["test/site_b/accuracy"]) == (0.9, 0.5)
+    assert "test accuracy 90.0 %" in stored.data.tags["mlflow.note.content"]
+    listed = {
+        folder: {
+            file.path.rpartition("/")[2] for file in store.client.list_artifacts(stored.info.run_id, folder)
+        }
+        for folder in ("", "test_sets/site_b")
+    }
+    drawn = {"confusion.png", "per_class.csv", "per_class.html"}
+    assert listed[""] == {"predictions.csv", "test_sets", *drawn}
+    assert listed["test_sets/site_b"] == {"predictions.csv", "metrics.json", *drawn}
+
+
 def test_lineage_goes_to_the_run_that_made_the_weights(store):
     """Not to one that passed them on, as an arm that trains nothing does, even if it is newer."""
     made = begin(store, info("pretrain"))

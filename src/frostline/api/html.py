@@ -1,10 +1,12 @@
 """Parts of HTML that objects show in a notebook."""
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup, escape
 
+METRICS = ("accuracy", "top5_accuracy", "balanced_accuracy", "mAP", "f1_micro", "f1_macro", "loss")
+"""The metrics that are shown, as far as they were measured."""
 TABLE = "border-collapse:collapse;margin:6px 0"
 CELL = "padding:3px 14px 3px 0;text-align:left;border-bottom:1px solid rgba(128,128,128,.3)"
 
@@ -19,6 +21,20 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
         for row in rows
     )
     return Markup('<table style="{}"><tr>{}</tr>{}</table>').format(TABLE, head, body)
+
+
+def metrics_table(measured: Mapping[str, Mapping[str, float]]) -> Markup:
+    """Return a table of metrics.
+
+    Args:
+        measured: first cell of a row, such as a split → metric → value.
+    """
+    names = [name for name in METRICS if any(name in metrics for metrics in measured.values())]
+    rows = [
+        [first, *(f"{metrics[name]:.4f}" if name in metrics else "" for name in names)]
+        for first, metrics in measured.items()
+    ]
+    return table(["", *(name.replace("_", " ") for name in names)], rows)
 
 
 def svg_image(svg: bytes, description: str) -> Markup:

@@ -10,12 +10,10 @@ from frostline.base import project
 from frostline.config.hints import KEYS
 from frostline.config.overrides import FREE_KEYS, PRETRAIN_GROUPS, to_overrides
 from frostline.console.errors import FrostlineError, allowed
-from frostline.data.reading.table_file import TABLES
 from frostline.pipeline import unread
+from frostline.pipeline.data_places import KINDS, kind_at
 
 Path = str | os.PathLike[str]
-FOLDER = ("image_folder", "root")
-"""The kind of data set that has class folders, and the key of its path."""
 Overrides = Mapping[str, Any] | Sequence[str]
 """``{"optimizer.weight_decay": 0.1}`` or ``["optimizer.weight_decay=0.1"]``, as on the command line."""
 
@@ -79,8 +77,6 @@ COMMON = {"epochs": "trainer.epochs", "lr": "optimizer.lr", "batch_size": "train
 """Keyword → key."""
 DATA = ("dataset", "source")
 PLAIN = ("seed", "out")
-HUGGING_FACE = ("dataset_dict.json", "dataset_info.json")
-"""A folder with one of these was written by `datasets.save_to_disk`."""
 
 
 def overrides_of(
@@ -123,7 +119,7 @@ def overrides_of(
         if _is_list(value) and not several:
             raise FrostlineError(f"{name}: found several values, {value!r}; fl.sweep trains a run for each")
         overrides.append(_override(_key(name, pretrains=pretrains), value, several=several))
-    overrides += _others(options.get("overrides", ()), several=several)
+    overrides += typed_keys(options.get("overrides", ()), several=several)
     unread.check(command, overrides, sweep=several and command in unread.SWEEPING)
     return overrides
 
@@ -147,9 +143,8 @@ def _data(key: str, value: Any, *, several: bool) -> Iterator[str]:
     else:
         text, path = os.fspath(value), pathlib.Path(value).expanduser()
         if len(path.parts) == 1 and not path.exists():
-            here = [
-                entry.name for entry in pathlib.Path().iterdir() if entry.is_dir() or _kind(entry) != FOLDER
-            ]
+            entries = pathlib.Path().iterdir()
+            here = [entry.name for entry in entries if entry.is_dir() or kind_at(entry) != "image_folder"]
             near = difflib.get_close_matches(text, here)
             if text in names:  # a Path
                 raise FrostlineError(
@@ -159,23 +154,21 @@ def _data(key: str, value: Any, *, several: bool) -> Iterator[str]:
                 f"{key}: there is no folder or file {text!r}, and no such data set;"
                 f" {allowed(text, [*names, *near])}"
             )
-        kind, inner = _kind(path)
+        kind = kind_at(path)
         yield f"{key}={kind}"
-        yield _override(f"{key}.{inner}", text, several=False)
+        yield _override(f"{key}.{KINDS[kind].location}", text, several=False)
 
 
-def _kind(path: pathlib.Path) -> tuple[str, str]:
-    """Return the kind of a data set, and the key of its path."""
-    if path.suffix == ".npz":
-        return "npz", "file"
-    if path.suffix in TABLES:
-        return "table", "file"
-    if any((path / name).is_file() for name in HUGGING_FACE):
-        return "huggingface", "path"
-    return FOLDER
+def typed_keys(overrides: Overrides, *, several: bool = False) -> list[str]:
+    """Return overrides as on the command line; with `several`, a list in a dictionary is each of its values.
+
+    Raises:
+        FrostlineError: they are neither a dictionary nor a list.
+    """
+    return list(_typed_keys(overrides, several=several))
 
 
-def _others(overrides: Overrides, *, several: bool) -> Iterator[str]:
+def _typed_keys(overrides: Overrides, *, several: bool) -> Iterator[str]:
     if isinstance(overrides, str):
         raise FrostlineError(
             f"overrides: found a text; give a list, such as [{overrides!r}], or a dictionary"

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from frostline.api import html
 from frostline.api.calls import call
-from frostline.api.options import Options, overrides_of
+from frostline.api.options import Options, Overrides, overrides_of, typed_keys
 from frostline.api.options import Path as AnyPath
-from frostline.base import project
 from frostline.base.formats import read_json, read_yaml
 from frostline.base.metrics import headlines
 from frostline.base.run_folder import CONFIG, METRICS
@@ -20,14 +19,13 @@ from frostline.runs.measured import measured_in
 if TYPE_CHECKING:
     from torch import nn
 
+    from frostline.api.evaluations import Evaluation
     from frostline.api.history import History
     from frostline.api.predictions import Predictions
     from frostline.runs.trained_run import TrainedRun
     from frostline.sheets.page import Sheet
 
 SPLITS = ("test", "val", "train")
-SHOWN = ("accuracy", "top5_accuracy", "balanced_accuracy", "mAP", "f1_micro", "f1_macro", "loss")
-"""The metrics that a notebook shows, as far as a run has them."""
 
 
 def finetune(dataset: AnyPath | None = None, *, force: bool = False, **options: Unpack[Options]) -> "Run":
@@ -160,20 +158,57 @@ class Run:
                 self._networks[batch_size] = prediction.Network(self._trained, batch_size)
             return predictions.predict(self._trained, images, self._networks[batch_size])
 
+    def evaluate(
+        self,
+        data: AnyPath,
+        *,
+        out: AnyPath | None = None,
+        tta: str | None = None,
+        force: bool = False,
+        overrides: Overrides = (),
+    ) -> "Evaluation":
+        """Measure the network on a further labelled test set, as `frostline evaluate RUN --on DATA` does.
+
+        The run's own metrics are not changed. Images that the run was trained on cause a warning.
+
+        Args:
+            data: a folder of class folders, a table, an .npz file, or a folder of `save_to_disk`. Classes are
+                matched by name; some may be missing.
+            out: the folder of the results; None: test_sets/NAME in the run's folder.
+            tta: test-time augmentation, ``none`` for none of it; None: the run's.
+            force: overwrite other metrics in `out`, and accept an edited config.yaml.
+            overrides: keys of the data set, such as ``{"dataset.columns.label": "diagnosis"}``.
+
+        Raises:
+            FrostlineError: the data has classes that the run does not know, or images that can't be used; or
+                other metrics would be overwritten.
+        """
+        from frostline.api.evaluations import Evaluation
+        from frostline.pipeline import evaluate_on
+        from frostline.pipeline.data_places import PLACES
+
+        if not isinstance(data, str | os.PathLike):
+            raise FrostlineError(f"data: found {data!r}; {PLACES}")
+        keys = typed_keys(overrides)
+        chosen = evaluate_on.Options(keys, Path(out) if out else None, force, tta, self._home)
+        with call():
+            measured = evaluate_on.run(self.folder, os.fspath(data), chosen)
+        metrics = dict(measured.metrics["test"])
+        return Evaluation(measured.name, measured.out, metrics, measured.warnings, measured.data)
+
     def mistakes(self, count: int = 24) -> "Sheet":
         """Return a sheet of misclassified test images, the most confident mistakes first.
 
         Raises:
             FrostlineError: the run has no predictions.csv.
         """
+        from frostline.runs.data_location import located
         from frostline.schema import Prepare
         from frostline.sheets import mistakes
 
         with call():
-            dataset, pixels = self._trained.run.dataset, self._trained.run.input
-            paths = {key: getattr(dataset, key, None) for key in ("root", "file", "path")}
-            absolute = {key: self._absolute(path) for key, path in paths.items() if path}
-            config = Prepare.of(dataset.model_copy(update=absolute), pixels)
+            run = self._trained.run
+            config = Prepare.of(located(run.dataset, self.folder, self._home), run.input)
             return mistakes.mistakes(measured_in(self.folder), config, count)
 
     def export(self, file: AnyPath) -> Path:
@@ -201,13 +236,6 @@ class Run:
 
             return export.run(self._trained, form, path).file
 
-    def _absolute(self, path: str) -> str:
-        """Return a path of the config: from the folder that was current when this object was made, or else
-        from the run's project.
-        """
-        places = [home / Path(path).expanduser() for home in (self._home, project.find_root(self.folder))]
-        return str(next((place for place in places if place.exists()), places[0]))
-
     @cached_property
     def _trained(self) -> "TrainedRun":
         from frostline.runs.trained_run import TrainedRun
@@ -219,16 +247,10 @@ class Run:
         return f"Run({str(self.folder)!r}{f', {measured}' if measured else ''})"
 
     def _repr_html_(self) -> str:
-        splits = [split for split in SPLITS if split in self.metrics]
-        names = [name for name in SHOWN if any(name in self.metrics[split] for split in splits)]
-        rows = [[split, *(_cell(self.metrics[split].get(name)) for name in names)] for split in splits]
-        parts = [html.table(["", *(name.replace("_", " ") for name in names)], rows)] if rows else []
+        shown = {split: self.metrics[split] for split in SPLITS if split in self.metrics}
+        parts = [html.metrics_table(shown)] if shown else []
         parts.append(html.svg_image(self.history.svg(), self.history.caption))
         return html.block(self.folder.name, str(self.folder), *parts)
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
 
 
 def _check_batch_size(value: Any) -> None:

@@ -19,6 +19,8 @@ METADATA = "frostline"
 """The key of frostline's part of the metadata in a file of weights."""
 PER_CLASS = "per_class.csv"
 """With several labels per image: threshold, average precision and F1 of each class."""
+TEST_SETS, TEST_SET = "test_sets", "test_set.json"
+"""A run's subfolder for results on further test sets, and the file there that says what was measured."""
 OUTPUTS = (CONFIG, WEIGHTS, TRAINING, METRICS, PREDICTIONS, HISTORY, PER_CLASS, PROBE, HEADS)
 """All files that a run or a probe writes."""
 CHECKPOINTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")

@@ -40,7 +40,7 @@ COMMANDS = {
     "pretrain": "pretrain a network on the source data set",
     "prepare": "check every image of a data set, split it, and write its index",
     "leakage": "find images of the source in the target's validation and test data",
-    "evaluate": "measure a trained network on its test split",
+    "evaluate": "measure a trained network on its test split, or on a further test set",
     "compare": "compare finished runs, grouped over seeds",
     "ui": "serve MLflow with this project's runs, on this machine only",
     "predict": "classify images with a trained network, as CSV or JSON",

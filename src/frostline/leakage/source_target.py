@@ -93,6 +93,41 @@ def check_source(source: PreparedData, target: PreparedData) -> list[NearDuplica
     return found
 
 
+def overlap(trained_on: PreparedData, tested: PreparedData) -> list[str]:
+    """Compare a further test set of a finished run with the images that the run used.
+
+    Args:
+        trained_on: the run's data; images in train and val were used.
+        tested: the test set.
+
+    Returns:
+        A sentence on images that are the same, and one on those that look alike, if there are any.
+    """
+    seen, measured = _part(trained_on, ("train", "val")), _part(tested, ("test",))
+    same, sentences = _identical(seen, measured), []
+    copies = {leak.measured for leak in same}
+    alike = [leak for leak in _alike(seen, measured) if leak.measured not in copies]
+    if same := _worst_first(same, seen, measured):
+        which = f"image of {measured.name} is" if len(same) == 1 else f"images of {measured.name} are"
+        sentences.append(
+            f"{len(same)} {which} also in the run's own {_used_as(same, seen)}, so that the metrics are "
+            f"overestimated: {_named(same, seen, measured, '=')}"
+        )
+    if alike := _worst_first(alike, seen, measured):
+        which = f"image of {measured.name} looks" if len(alike) == 1 else f"images of {measured.name} look"
+        sentences.append(
+            f"{len(alike)} {which} like one in the run's own {_used_as(alike, seen)}; if they show the same "
+            f"thing, the metrics are overestimated: {_named(alike, seen, measured, '≈')}"
+        )
+    return sentences
+
+
+def _used_as(leaks: Sequence[_Leak], seen: _Part) -> str:
+    """Return the splits of the seen images, with their numbers: ``train split (3) and val split (1)``."""
+    splits = Counter(str(seen.splits[leak.seen]) for leak in leaks)
+    return " and ".join(f"{split} split ({count})" for split, count in splits.items())
+
+
 def _part(data: PreparedData, splits: tuple[str, ...], name: str = "") -> _Part:
     # Split by split, since a search returns the first match: that in train, which does most harm.
     rows = np.concatenate([np.flatnonzero(data.index.splits == split) for split in splits])

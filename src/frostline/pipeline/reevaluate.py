@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,9 @@ from frostline.base.metrics import headline
 from frostline.base.run_folder import CONFIG, FILES, METRICS, PER_CLASS, PREDICTIONS, check_config, verified
 from frostline.console.errors import FrostlineError
 from frostline.pipeline import session, standalone
-from frostline.schema import Measurement, Prepare, Run
+from frostline.schema import Measurement, Prepare, Run, Tta
 from frostline.schema.validation import validated
+from frostline.training.services import Evaluation, Services, Tracker
 
 if TYPE_CHECKING:
     from frostline.data.prepared.index import Index
@@ -44,46 +45,95 @@ def run(folder: Path, out: Path | None, *, force: bool = False, tta: str | None 
             other metrics would be overwritten; or metrics that are not the run's would be written to it; or
             `out` is None and the run is an output of the study in artifacts/.
     """
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise FrostlineError(f"{folder}: no finished run, {name} is missing; name another folder")
-    if out is None and (project.find_root() / "artifacts").resolve() in folder.resolve().parents:
-        raise FrostlineError(
-            f"{folder}: is an output of the study, which DVC would find changed; name a folder for the"
-            " metrics with --out"
-        )
-    record = verified(folder)
-    if not force:
-        check_config(folder, record)
-    config = validated(Run, read_yaml(folder / CONFIG), str(folder / CONFIG))
-    if tta is not None and (other := Measurement.model_validate({"tta": tta})).tta != config.tta:
+    config, record = finished(folder, force=force)
+    if out is None:
+        check_not_of_study(folder)
+    if tta is not None and (other := tta_of(tta)) != config.tta:
         if out is None:
             raise FrostlineError(
                 f"--tta: found {tta}, but evaluate.tta is {config.tta or 'none'} in the config of {folder};"
                 " name another folder with --out"
             )
-        config = config.with_tta(other.tta)
+        config = config.with_tta(other)
     index, data = standalone.prepared_from(Prepare.of(config.dataset, config.input))
     own = own_test(folder, record, index)
-    target = out or folder
-    with session.writing(target):
-        services = session.make_services()
+
+    def measure(work: Path, services: Services) -> Metrics:
         from frostline.data.prepared.index import PreparedData
         from frostline.evaluation import evaluate
 
+        if own is None:
+            return evaluate.measure(config, data, folder, work, services)
+        return evaluate.measure_test(config, PreparedData(config.dataset, own, data), folder, work, services)
+
+    return written(out or folder, measure, force=force)
+
+
+def finished(folder: Path, *, force: bool) -> tuple[Run, dict[str, Any]]:
+    """Return the config of a finished run, and the content of its training.json.
+
+    Args:
+        force: accept an edited config.yaml.
+
+    Raises:
+        FrostlineError: there is no finished run in `folder`, or its weights or config have changed.
+    """
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise FrostlineError(f"{folder}: no finished run, {name} is missing; name another folder")
+    record = verified(folder)
+    if not force:
+        check_config(folder, record)
+    return validated(Run, read_yaml(folder / CONFIG), str(folder / CONFIG)), record
+
+
+def check_not_of_study(folder: Path) -> None:
+    """Refuse to write into the folder of a run that is an output of the study in artifacts/."""
+    if (project.find_root() / "artifacts").resolve() in folder.resolve().parents:
+        raise FrostlineError(
+            f"{folder}: is an output of the study, which DVC would find changed; name a folder for the"
+            " metrics with --out"
+        )
+
+
+def tta_of(text: str) -> Tta | None:
+    """Return the test-time augmentation that an option names; None: ``none``."""
+    return Measurement.model_validate({"tta": text}).tta
+
+
+def written(target: Path, measure: Callable[[Path, Services], Metrics], *, force: bool) -> Metrics:
+    """Publish what `measure` writes in `target`, and record it.
+
+    Args:
+        measure: called with the folder to write into, and the services.
+        force: whether to overwrite other metrics in `target`.
+
+    Raises:
+        FrostlineError: `target` has other metrics.
+    """
+    with session.writing(target):
+        services, waiting = session.make_services(), _Waiting()
         with publish(target) as work:
-            if own is None:
-                measured = evaluate.measure(config, data, folder, work, services)
-            else:
-                own_data = PreparedData(config.dataset, own, data)
-                measured = evaluate.measure_test(config, own_data, folder, work, services)
+            measured = measure(work, replace(services, tracker=waiting))
             recorded = _recorded(target)
             if recorded and not force:
                 _compare(target, recorded, measured)
+            for evaluation in waiting.evaluations:
+                services.tracker.annotate(evaluation)
             if recorded and not force and recorded != measured:  # they differ by rounding, or in other splits
                 for name in (METRICS, PREDICTIONS, PER_CLASS):
                     (work / name).unlink(missing_ok=True)
         return measured
+
+
+class _Waiting(Tracker):
+    """Collects evaluations until it is certain that they are published."""
+
+    def __init__(self) -> None:
+        self.evaluations: list[Evaluation] = []
+
+    def annotate(self, evaluation: Evaluation) -> None:
+        self.evaluations.append(evaluation)
 
 
 def own_test(folder: Path, record: Mapping[str, Any], index: "Index") -> "Index | None":

@@ -3,7 +3,7 @@
 import atexit
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from frostline.data.prepared.index import FORMAT, TEST_SETS, Index
 from frostline.data.reading.bands import PixelFormat
 from frostline.data.reading.checks import check_rows, some, tally
 from frostline.data.reading.source import Source
-from frostline.data.reading.sources import name_of, open_source, place_of
+from frostline.data.reading.sources import name_of, open_source, open_test_set, place_of
 from frostline.data.reading.test_sets import further_tests
 from frostline.data.reading.walk import Problem
 from frostline.duplicates.contact_sheet import MOST_PAIRS, Shown, contact_sheet
@@ -38,7 +38,7 @@ from frostline.duplicates.hashes import HASHES_FILE, hashes, write_hashes
 from frostline.duplicates.search import DIGESTS, Pair, groups_of, near_pairs, near_pairs_over_folds, repeated
 from frostline.preparation.assignment import assign
 from frostline.preparation.examine import Reading, examine
-from frostline.preparation.test_sets import check_apart, index_of_test_set, open_named
+from frostline.preparation.test_sets import check_apart, check_known, index_of_test_set, open_named
 
 NEAR_DUPLICATES_FILE = "near-duplicates.png"
 """The contact sheet of near-duplicates, beside the index; it is there if there are any."""
@@ -84,18 +84,59 @@ def prepare_cached(
         FrostlineError: as in `prepare`.
     """
     opened = _open(config, progress)
-    out = _cache_folder(config.dataset, opened, scratch)
+
+    def make(out: Path) -> Index:
+        return _prepare(opened, config.dataset, out, progress, checksums=True)
+
+    index, out = _cached(_cache_folder(config.dataset, opened, scratch), make)
+    return index.at_fold(config.dataset.fold), out
+
+
+@resource_errors()
+def prepare_test_set(
+    config: schema.Prepare, classes: Sequence[str], scratch: Path, progress: Progress = no_progress
+) -> tuple[Index, Path]:
+    """Prepare a test set that belongs to no data set, or return it from the cache, as `prepare_cached` does.
+
+    Args:
+        config: of `as_test_set`. If the test set has a test split, that alone is used, else all of it.
+        classes: those of the network, whose numbers the labels get.
+        scratch: folder of the cache; outputs are in `data/`.
+
+    Returns:
+        The index, with all images in the split test, and its folder.
+
+    Raises:
+        FrostlineError: as in `prepare`; or the test set has other classes.
+    """
+    dataset, place = config.dataset, place_of(config.dataset)
+    opened = _Opened(open_test_set(dataset), {}, PixelFormat(config.channels, config.depth or 8))
+    check_known(opened.source.classes, classes, place)
+
+    def make(out: Path) -> Index:
+        bad_images = out.parent / f"{out.name}.bad-images.csv"
+        reading = _examined(opened.source, dataset, bad_images, progress, opened.wanted)
+        index = index_of_test_set(name_of(dataset), dataset, reading, classes, place)
+        index = replace(index, warnings=(*_skipped(reading.problems), *index.warnings))
+        with publish(out) as folder:
+            _write(folder, index, reading)
+            write_checksums(folder)
+        return index
+
+    return _cached(_cache_folder(dataset, opened, scratch, classes), make)
+
+
+def _cached(out: Path, make: Callable[[Path], Index]) -> tuple[Index, Path]:
+    """Return the index in the cache's folder `out`, and the folder; if there is no sound one, make it."""
     if not is_writable(out.parent):
         if (index := _verified(out)) is None:
             out = Path(tempfile.mkdtemp(prefix="frostline-")) / out.name
             atexit.register(shutil.rmtree, out.parent, ignore_errors=True)
-            index = _prepare(opened, config.dataset, out, progress)
-        return index.at_fold(config.dataset.fold), out
+            index = make(out)
+        return index, out
     with exclusive(out.with_name(f"{out.name}.lock")):
         remove_leftovers(out.parent, locked_key=out.name)
-        if (index := _verified(out)) is None:
-            index = _prepare(opened, config.dataset, out, progress, checksums=True)
-        return index.at_fold(config.dataset.fold), out
+        return _verified(out) or make(out), out
 
 
 def set_aside_if_damaged(config: schema.Prepare, scratch: Path) -> None:
@@ -124,11 +165,14 @@ def _open(config: schema.Prepare, progress: Progress = no_progress) -> _Opened:
     return _Opened(source, tests, PixelFormat(config.channels, config.depth or 8))
 
 
-def _cache_folder(dataset: schema.Dataset, opened: _Opened, scratch: Path) -> Path:
+def _cache_folder(
+    dataset: schema.Dataset, opened: _Opened, scratch: Path, classes: Sequence[str] = ()
+) -> Path:
     whole = dataset.model_dump(exclude={"shots", "fraction", "selection", "fold"})
     tests = [source.identity() for _, source in opened.tests.values()]
     pixels = [] if opened.wanted.plain else [asdict(opened.wanted)]
-    parts = [FORMAT, DIGESTS, whole, opened.source.identity(), *tests, *pixels]
+    numbered = [["test set", *classes]] if classes else []
+    parts = [FORMAT, DIGESTS, whole, opened.source.identity(), *tests, *pixels, *numbered]
     return scratch / "data" / content_key(parts)
 
 
@@ -157,7 +201,8 @@ def _prepare(
         for name, (config, test_source) in opened.tests.items():
             tested = _examined(test_source, config, bad_images, progress, opened.wanted)
             alike = check_apart(name, tested, reading, index)
-            test_index = index_of_test_set(name, config, tested, index.classes)
+            place = f"dataset.test_sets.{name}"
+            test_index = index_of_test_set(name, config, tested, index.classes, place)
             _write(folder / TEST_SETS / name, test_index, tested)
             more = [f"test set {name}: {text}" for text in test_index.warnings]
             more += _near_duplicates(

@@ -1,5 +1,6 @@
 """Further test sets of a data set: another scanner, site or style, measured once, at the end."""
 
+import difflib
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,27 +30,25 @@ def open_named(name: str, dataset: schema.Dataset) -> Source:
         raise FrostlineError(f"dataset.test_sets.{name}.{str(error).removeprefix('dataset.')}") from None
 
 
-def index_of_test_set(name: str, dataset: schema.Dataset, reading: Reading, known: Sequence[str]) -> Index:
+def index_of_test_set(
+    name: str, dataset: schema.Dataset, reading: Reading, known: Sequence[str], place: str
+) -> Index:
     """Return the index of a further test set, all of whose images are in the split test.
 
     Args:
+        place: names it in errors.
         known: the classes of its data set, whose numbers its labels get.
 
     Raises:
-        FrostlineError: it has a class that its data set does not have, or no image with a label.
+        FrostlineError: it has classes that its data set does not have, or no image with a label.
     """
-    check_labelled(reading.rows.labels, f"dataset.test_sets.{name}")
+    check_labelled(reading.rows.labels, place)
     own = reading.source.classes
     numbers = {label: number for number, label in enumerate(known)}
     labels = reading.rows.labels
     several = labels.ndim == 2
     present = np.flatnonzero(labels.any(axis=0)) if several else np.unique(labels)
-    for label in (own[number] for number in present.tolist()):
-        if nfc(label) not in numbers:
-            raise FrostlineError(
-                f"dataset.test_sets.{name}: has the class {printable(label)!r}, which the data set does not "
-                f"have; {allowed(label, known)}"
-            )
+    check_known([own[number] for number in present.tolist()], known, place)
     mapped = np.array([numbers.get(nfc(label), -1) for label in own], dtype=np.int64)
     if several:
         renumbered = np.zeros((len(labels), len(known)), dtype=labels.dtype)
@@ -58,6 +57,28 @@ def index_of_test_set(name: str, dataset: schema.Dataset, reading: Reading, know
         renumbered = mapped[labels]
     tests = np.full(len(labels), "test", dtype="<U5")
     return reading.index(name, dataset.kind, tests, classes=tuple(known), labels=renumbered)
+
+
+def check_known(classes: Sequence[str], known: Sequence[str], place: str) -> None:
+    """Refuse classes that a data set does not have.
+
+    Args:
+        known: the data set's classes.
+        place: names the further test set.
+
+    Raises:
+        FrostlineError: names the classes, and the nearest of `known`.
+    """
+    unknown = [label for label in classes if nfc(label) not in known]
+    if not unknown:
+        return
+    named = some(repr(printable(label)) for label in unknown)
+    which = f"the class {named}" if len(unknown) == 1 else f"{len(unknown)} classes, {named},"
+    near = [name for label in unknown for name in difflib.get_close_matches(label.lower(), known, n=1)]
+    raise FrostlineError(
+        f"{place}: has {which} which the training images do not have; "
+        f"{allowed(unknown[0], known, near=list(dict.fromkeys(near)) or None)}"
+    )
 
 
 def check_apart(name: str, tested: Reading, reading: Reading, index: Index) -> list[Pair]:

@@ -2,18 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from frostline import schema
-from frostline.base import project
 from frostline.base.files import files_below
-from frostline.base.formats import read_yaml
 from frostline.config import hints
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading import arrays, arrow
@@ -24,17 +20,8 @@ from frostline.data.reading.table_file import TABLES, open_table
 from frostline.data.reading.table_paths import TablePaths
 from frostline.data.reading.tables import root_of, used_columns
 from frostline.data.reading.test_sets import further_tests
-from frostline.schema.validation import validated
+from frostline.pipeline.data_places import KINDS, PLACES, config_of, kind_at
 
-KINDS: dict[str, Any] = {
-    "image_folder": schema.ImageFolder,
-    "table": schema.Table,
-    "npz": schema.Npz,
-    "huggingface": schema.HuggingFace,
-}
-"""Kind → its config."""
-SAVED = ("dataset_dict.json", "state.json")
-"""Files of a folder that Hugging Face's `save_to_disk` wrote."""
 JPEG = (".jpg", ".jpeg")
 LOOKED_AT = 1000
 """Files whose names decide whether a data set consists of photographs."""
@@ -68,18 +55,14 @@ class DataSet:
         if self.place.suffix in (*TABLES, ".npz"):
             if not path.is_file():
                 raise FrostlineError(f"{self.option}: there is no file {self.place}{self._nearest('*.*')}")
-            return "npz" if self.place.suffix == ".npz" else "table"
+            return kind_at(path)
         if path.is_file():
-            raise FrostlineError(
-                f"{self.option}: {self.place} is not a data set; give a folder of images, a file that ends in"
-                f" {', '.join(TABLES)} or .npz, or a folder that save_to_disk of Hugging Face's datasets"
-                " wrote"
-            )
+            raise FrostlineError(f"{self.option}: {self.place} is not a data set; {PLACES}")
         if not path.is_dir():
             raise FrostlineError(f"{self.option}: there is no folder {self.place}{self._nearest('*/')}")
         if hints.is_empty(path):
             raise FrostlineError(f"{self.option}: {self.place} is empty; give a folder with images")
-        return "huggingface" if any((path / name).is_file() for name in SAVED) else "image_folder"
+        return kind_at(path)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -164,8 +147,7 @@ class DataSet:
 
     def dataset(self) -> Any:
         """Return its config, with the defaults of conf/."""
-        defaults = read_yaml(project.conf_files("dataset")[self.kind])
-        return validated(KINDS[self.kind], _merged(defaults, self.config), self.option)
+        return config_of(self.kind, self.config, self.option)
 
     def has_photographs(self) -> bool:
         """Return whether most of its first files are JPEG: photographs, and seldom letters or signs."""
@@ -211,44 +193,6 @@ class DataSet:
         beside = self.place.expanduser().absolute().parent.glob(pattern)
         near = [path.name for path in beside if not path.name.startswith(".")]
         return f"; {allowed(self.place.name, near)}" if near else ""
-
-
-def parsed_keys(words: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the keys that `init` was given, nested below source and dataset.
-
-    >>> parsed_keys(["dataset.group=patient", "dataset.folds=5"])
-    {'source': {}, 'dataset': {'group': 'patient', 'folds': 5}}
-
-    Raises:
-        FrostlineError: a word is no KEY=VALUE of the two.
-    """
-    parsed: dict[str, dict[str, Any]] = {"source": {}, "dataset": {}}
-    for word in words:
-        key, equals, value = word.partition("=")
-        first, *steps = key.split(".")
-        if not equals or first not in parsed or not all(steps) or not steps:
-            raise FrostlineError(
-                f"{word}: give KEY=VALUE with a key below source or dataset, such as dataset.group=patient; "
-                "others can be set in conf/experiment afterwards; quote a path that has spaces"
-            )
-        inner = parsed[first]
-        for step in steps[:-1]:
-            inner = inner.setdefault(step, {})
-        try:
-            inner[steps[-1]] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise FrostlineError(f"{word}: the value is not valid YAML; quote it") from None
-    return parsed
-
-
-def _merged(defaults: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(defaults)
-    for key, value in changes.items():
-        before = merged.get(key)
-        merged[key] = (
-            _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
-        )
-    return merged
 
 
 def _top(key: str) -> str | None:

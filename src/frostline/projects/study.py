@@ -18,15 +18,18 @@ from frostline.base.code import FOLDERS
 from frostline.base.files import write_text
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading.table_file import TABLES
+from frostline.pipeline.data_places import parsed_keys
 from frostline.plotting.templates import templates
 from frostline.projects import lock
-from frostline.projects.data_sets import DataSet, parsed_keys
+from frostline.projects.data_sets import DataSet
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 IGNORED = ("/.frostline/", "/runs/", "/mlflow.db*", "/mlartifacts/", "/dvc_plots/", "__pycache__/")
 """Lines of .gitignore and .dvcignore: what commands make beside the study's outputs, which DVC has to see."""
 BEST_TRIALS = "/conf/experiment/*-best.yaml"
 """What sweeps add to `conf`, on which the stage `compose` depends as a whole."""
+GROUPS = ("source", "dataset")
+"""The config groups of the data sets, whose keys may be given."""
 SCHEDULE = "gradual"
 """The schedule of params.yaml, unless the experiment has one."""
 TEMPLATES = Path(__file__).parent / "templates"
@@ -51,7 +54,8 @@ class Study:
     @cached_property
     def data_sets(self) -> dict[str, DataSet]:
         """The user's own data sets, by role."""
-        keys, places = parsed_keys(self.keys), {"source": self.source, "target": self.target}
+        keys = parsed_keys(self.keys, GROUPS, "others can be set in conf/experiment afterwards")
+        places = {"source": self.source, "target": self.target}
         return {
             role: DataSet(f"--{role}", place, keys["source" if role == "source" else "dataset"])
             for role, place in places.items()

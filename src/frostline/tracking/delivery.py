@@ -104,10 +104,10 @@ class Deliverer:
         """
         store = next(store for store in self._stores.values() if store.plots)
         self.drawing = True
-        run_id, drawn = store.plots.draw()
+        place, drawn = store.plots.draw()
         self.drawing = False
         try:
-            store.plots.record(run_id, drawn)
+            store.plots.record(place, drawn)
         except Exception as error:
             raise RetryLater(error) from error
 

@@ -25,7 +25,7 @@ from frostline.base.processes import process_is_alive
 from frostline.console.errors import FrostlineError
 from frostline.tracking import journal, local_store, metric_names, new_store, seed_groups
 from frostline.tracking.mlflow_errors import REFUSALS, reason
-from frostline.tracking.plot_queue import PendingPlots, PlotQueue, write_inside
+from frostline.tracking.plot_queue import PendingPlots, PlotQueue, below, write_inside
 from frostline.tracking.run_tags import SEED_RUN, environment_tags, kind_of, tags_of, user
 from frostline.tracking.stored_run import StoredRun
 from frostline.tracking.studies import Studies
@@ -61,6 +61,8 @@ class EvaluatedRun:
     """The images to draw."""
     place: str | None = None
     """The run's place in a journal; None: another process trained it."""
+    subfolder: str = ""
+    """Where files and plots go among the run's artifacts; empty: beside its own."""
 
 
 class Store:
@@ -227,8 +229,9 @@ class Store:
             run.metrics(evaluated.values, when=when)
             run.flush()
             run.describe_results({**runs[0].data.metrics, **evaluated.values})
-            run.files(evaluated.files)
-            self.plots.add(run_id, PendingPlots(dict(evaluated.files), evaluated.mistakes))
+            run.files({below(evaluated.subfolder, name): file for name, file in evaluated.files.items()})
+            plots = PendingPlots(dict(evaluated.files), evaluated.mistakes)
+            self.plots.add(run_id, plots, evaluated.subfolder)
             if "setting" in runs[0].data.tags:
                 seed_groups.gather(self, run_id, when)
         return bool(runs)

@@ -120,7 +120,8 @@ class JournalTracker(Tracker):
             (place for place, known in reversed(self._runs) if required.items() <= known.items()), None
         )
         files, mistakes = contents(evaluation.folder), list(evaluation.mistakes)
-        self.send(-1, "annotate", sha256, tags, dict(evaluation.values), files, mistakes, place)
+        results = dict(evaluation.values), files, mistakes
+        self.send(-1, "annotate", sha256, tags, *results, place, evaluation.subfolder)
 
     def study(self, result: Mapping[str, Any]) -> None:
         """Record the results of a study or sweep; `result`: the fields of `studies.StudyResult`."""

@@ -68,6 +68,8 @@ class Evaluation:
     """The folder of the result files."""
     mistakes: Sequence[Misclassified] = ()
     """The images to draw."""
+    subfolder: str = ""
+    """Where the result files go among the run's artifacts; empty: beside its own."""
 
 
 class TrackedRun:

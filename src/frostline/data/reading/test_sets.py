@@ -1,5 +1,6 @@
 """Further test sets: the config of each."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from frostline import schema
@@ -30,14 +31,21 @@ def further_tests(dataset: schema.Dataset) -> dict[str, schema.Dataset]:
                 f"{key}: found {found}; a test set of the kind {dataset.kind} needs {needed}: write "
                 f"{key}.{needed}=…"
             )
-        change: dict[str, Any] = dict.fromkeys(("test_sets", "folds", "fold", "shots", "fraction"))
-        place = {"root": None, **given} if dataset.kind == "table" else given
-        if isinstance(dataset, schema.Table | schema.HuggingFace | schema.Npz):
-            # Of use to training and splits only: a test set may lack these columns.
-            unused = dict.fromkeys(("group", "fold", "weight"))
-            columns = dataset.columns.model_copy(update=unused)
-            change |= {"group": None, "columns": columns}
-            if dataset.kind != "npz":  # whose numbers are positions in the data set's classes
-                change["classes"] = None
-        configs[name] = dataset.model_copy(update={**change, **place})
+        configs[name] = as_test_set(dataset, {"root": None, **given} if dataset.kind == "table" else given)
     return configs
+
+
+def as_test_set(dataset: schema.Dataset, place: Mapping[str, Any]) -> schema.Dataset:
+    """Return the config of a further test set: a data set's kind and columns, without splits and budget.
+
+    Args:
+        place: the keys that say where it is, such as ``root``.
+    """
+    change: dict[str, Any] = dict.fromkeys(("test_sets", "folds", "fold", "shots", "fraction"))
+    if isinstance(dataset, schema.Table | schema.HuggingFace | schema.Npz):
+        # Of use to training and splits only: a test set may lack these columns.
+        unused = dict.fromkeys(("group", "fold", "weight"))
+        change |= {"group": None, "columns": dataset.columns.model_copy(update=unused)}
+        if dataset.kind != "npz":  # whose numbers are positions in the data set's classes
+            change["classes"] = None
+    return dataset.model_copy(update={**change, **place})

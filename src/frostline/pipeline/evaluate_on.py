@@ -1,0 +1,197 @@
+"""`frostline evaluate RUN --on DATA`: measure a finished run on a further labelled test set."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from frostline.base import project
+from frostline.base.files import write_text
+from frostline.base.formats import canonical_json
+from frostline.base.run_folder import TEST_SET, TEST_SETS, classes_of
+from frostline.console.errors import FrostlineError
+from frostline.console.progress import LIBRARIES, say_once, shown, waiting
+from frostline.data.reading.checks import some
+from frostline.data.reading.folder import SPLIT_FOLDERS
+from frostline.data.reading.sources import name_of
+from frostline.pipeline import reevaluate
+from frostline.pipeline.data_places import further_test
+from frostline.pipeline.reevaluate import Metrics
+from frostline.runs.data_location import located
+from frostline.schema import Dataset, Prepare, Run
+from frostline.training.services import Evaluation, Services, Tracker
+
+if TYPE_CHECKING:
+    from frostline.data.prepared.index import Index, PreparedData
+
+PLAIN_NAMES = (*SPLIT_FOLDERS, "images", "labels", "data")
+"""Names that do not tell one test set from another: the folder that they are in is named too."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure, and where to write."""
+
+    keys: Sequence[str] = ()
+    """Keys of the test set, such as ``dataset.columns.label=diagnosis``."""
+    out: Path | None = None
+    """The folder of the results; None: test_sets/NAME in the run's."""
+    force: bool = False
+    """Whether to overwrite other metrics, and to accept an edited config.yaml."""
+    tta: str | None = None
+    """Test-time augmentation, ``none`` for none of it; None: the run's."""
+    home: Path | None = None
+    """The folder at which relative paths of the run's config start; None: the current one."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A finished run's results on a further test set."""
+
+    name: str
+    """The test set's."""
+    out: Path
+    """The folder of the results."""
+    metrics: Metrics
+    """``test`` → metric → value."""
+    warnings: tuple[str, ...]
+    """What limits the results, such as images that the run was trained on; sentences."""
+    data: Prepare
+    """The test set's config."""
+
+
+def run(folder: Path, place: str, options: Options) -> Measured:
+    """Measure a finished run's network on a further test set; the run's own results are not changed.
+
+    Args:
+        folder: the run's.
+        place: of the test set; see `data_places.further_test`.
+
+    Raises:
+        FrostlineError: there is no finished run in `folder`, or it was edited; the test set has classes that
+            the run does not know, or images that can't be used; or other metrics would be overwritten.
+    """
+    config, record = reevaluate.finished(folder, force=options.force)
+    if options.tta is not None:
+        config = config.with_tta(reevaluate.tta_of(options.tta))
+    dataset = further_test(place, config.dataset, options.keys)
+    name = name_of_test_set(dataset)
+    out = options.out or _default_out(folder, name)
+    from frostline.data.prepared.index import PreparedData
+    from frostline.preparation.stage import prepare_test_set
+
+    prepared = Prepare.of(dataset, config.input)
+    with _named(dataset):
+        index, data = prepare_test_set(prepared, classes_of(folder), project.scratch(), shown)
+    tested = PreparedData(dataset, replace(index, name=name), data)
+    trained_on = config.model_copy(update={"dataset": located(config.dataset, folder, options.home)})
+    warnings = (*index.warnings, *_lacking(tested.index), *_seen(tested, trained_on, record))
+    for warning in warnings:
+        say_once(f"frostline: warning: {warning}")
+
+    def measure(work: Path, services: Services) -> Metrics:
+        with waiting(LIBRARIES):
+            from frostline.evaluation import evaluate
+
+        about = {
+            "name": name,
+            "kind": dataset.kind,
+            "path": place,
+            "fingerprint": index.fingerprint,
+            "images": len(index),
+            "weights_sha256": record["weights_sha256"],
+            "warnings": warnings,
+        }
+        write_text(work / TEST_SET, canonical_json(about))
+        services = replace(services, tracker=_AsTestSet(services.tracker, name))
+        return evaluate.measure_test(config, tested, folder, work, services)
+
+    metrics = reevaluate.written(out, measure, force=options.force)
+    return Measured(name, out, metrics, warnings, prepared)
+
+
+def name_of_test_set(dataset: Dataset) -> str:
+    """Return a test set's name among a run's metrics: its folder's or file's, in letters, digits, - and _.
+
+    The name of a split, as in ``site_b/test``, is preceded by the name of the folder that it is in.
+    """
+    name = name_of(dataset)
+    if name.lower() in PLAIN_NAMES and dataset.location:
+        parent = Path(getattr(dataset, dataset.location)).expanduser().resolve().parent.name
+        name = f"{parent}-{name}"
+    return re.sub(r"[^\w-]+", "_", name).strip("_") or "test_set"
+
+
+def _default_out(folder: Path, name: str) -> Path:
+    """Return the folder of the results in the run's folder, where a study or a cache does not own that."""
+    reevaluate.check_not_of_study(folder)
+    if project.scratch().resolve() in folder.resolve().parents:
+        raise FrostlineError(f"{folder}: is a cache; name a folder for the metrics with --out")
+    return folder / TEST_SETS / name
+
+
+@contextmanager
+def _named(dataset: Dataset) -> Iterator[None]:
+    """Name a test set by its path in the errors of the block, in place of a config's key."""
+    try:
+        yield
+    except FrostlineError as error:
+        key = f"dataset.{dataset.location}: "
+        error.args = (str(error).removeprefix(key), *error.args[1:])
+        raise
+
+
+def _lacking(index: "Index") -> list[str]:
+    """Say which of the run's classes a test set lacks; they do not count in its metrics."""
+    if index.several_labels:
+        present = index.labels.any(axis=0)
+    else:
+        present = np.bincount(index.labels, minlength=len(index.classes)) > 0
+    absent = [index.classes[number] for number in np.flatnonzero(~present)]
+    if not absent:
+        return []
+    known = len(index.classes)
+    return [
+        f"{index.name} has images of {known - len(absent)} of the run's {known} classes, none of"
+        f" {some(map(repr, absent))}"
+    ]
+
+
+def _seen(tested: "PreparedData", run: Run, record: Mapping[str, Any]) -> list[str]:
+    """Warn about images of a test set that the run was trained on, or whose copies look like such images."""
+    from frostline.data.loading.label_budget import label_budget
+    from frostline.data.prepared.index import PreparedData
+    from frostline.leakage.source_target import overlap
+    from frostline.pipeline import standalone
+
+    unchecked = f"{tested.index.name} was not compared with the images that the run was trained on"
+    try:
+        index, folder = standalone.prepared_from(Prepare.of(run.dataset, run.input))
+    except FrostlineError as error:
+        return [f"{unchecked}, which can't be read: {error}"]
+    if (data := record.get("data")) and data["fingerprint"] != index.fingerprint:
+        counts = f"{data['images']} images then, {len(index)} now"
+        return [f"{unchecked}, since its data set has changed ({counts})"]
+    budget = label_budget(index, run.dataset, run.seed)
+    splits = np.where(index.splits == "val", "val", "none").astype("<U5")
+    splits[budget.train], splits[budget.selection] = "train", "val"
+    return overlap(PreparedData(run.dataset, replace(index, splits=splits), folder), tested)
+
+
+@dataclass(frozen=True)
+class _AsTestSet(Tracker):
+    """A tracker that records an evaluation beside the run's own: as test/NAME, in a subfolder."""
+
+    tracker: Tracker
+    name: str
+
+    def annotate(self, evaluation: Evaluation) -> None:
+        values = {
+            f"test/{self.name}{key.removeprefix('test')}": value for key, value in evaluation.values.items()
+        }
+        subfolder = f"{TEST_SETS}/{self.name}"
+        self.tracker.annotate(replace(evaluation, values=values, subfolder=subfolder))
