@@ -98,6 +98,30 @@ def test_photographs_are_augmented_as_such(folder):
     assert "features" not in experiment
 
 
+def test_the_input_has_the_shape_of_the_images(folder):
+    from tests.data.trees import picture
+
+    for name in ("photos_a", "photos b: näher"):
+        for label in ("cat", "dog"):
+            picture(len(label), (320, 96)).save(folder / name / label / "1.png")
+    begin(TWO, folder)
+    text = (folder / "conf/experiment/mine.yaml").read_text()
+    assert yaml.safe_load(text)["input"] == {"size": [32, 112], "crop": 1, "channels": 3}
+    assert "# height, width: the shape of the images" in text
+    main(["compose", "--arms", "scratch", "zero_shot", "linear_probe", "full"])
+    resolved = yaml.safe_load((folder / "artifacts/resolved/finetune-full.yaml").read_text())
+    assert (resolved["input"]["size"], resolved["input"]["crop"]) == ([32, 112], 1)
+
+
+def test_what_a_new_study_says_of_itself_is_a_command_each(folder, capsys):
+    begin(TWO, folder)
+    lines = (folder / "conf/experiment/mine.yaml").read_text().splitlines()
+    commands = [line.removeprefix("# ").split("  ")[0] for line in lines if line.startswith("# frostline")]
+    assert commands == ["frostline finetune experiment=mine", "frostline finetune experiment=mine --cfg job"]
+    assert main(commands[1].split()[1:]) == 0
+    assert "study: mine" in capsys.readouterr().out
+
+
 def test_a_copy_of_an_experiment_reads_its_data_from_packages(folder):
     begin(Study("digits", experiment="mnist_to_digits"), folder)
     params = yaml.safe_load((folder / "params.yaml").read_text())

@@ -22,6 +22,7 @@ from frostline.pipeline.data_places import parsed_keys
 from frostline.plotting.templates import templates
 from frostline.projects import lock
 from frostline.projects.data_sets import DataSet
+from frostline.projects.input_size import input_size
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 IGNORED = ("/.frostline/", "/runs/", "/mlflow.db*", "/mlartifacts/", "/dvc_plots/", "__pycache__/")
@@ -30,6 +31,8 @@ BEST_TRIALS = "/conf/experiment/*-best.yaml"
 """What sweeps add to `conf`, on which the stage `compose` depends as a whole."""
 GROUPS = ("source", "dataset")
 """The config groups of the data sets, whose keys may be given."""
+SIDE, SIDE_FROM_IMAGENET = 64, 128
+"""Side of the input, pixels: a network trained from random weights, and one with ImageNet weights."""
 SCHEDULE = "gradual"
 """The schedule of params.yaml, unless the experiment has one."""
 TEMPLATES = Path(__file__).parent / "templates"
@@ -125,9 +128,19 @@ class Study:
             "README.md": render("README.md", values),
         }
 
+    def _choices(self) -> dict[str, Any]:
+        """Return what a new experiment chooses by looking at the images."""
+        target, source = self.data_sets["target"], self.data_sets.get("source")
+        side = SIDE_FROM_IMAGENET if source is None else SIDE
+        size = input_size(target.dataset(), source.dataset() if source else None, side)
+        why = size.why
+        if source is None and not why:
+            why = "null: the size that the weights were trained at; slower, often better"
+        return {"input": {**size.keys, "channels": 3}, "why": why}
+
     def _experiment(self, values: Mapping[str, Any]) -> str:
         if self.experiment is None:
-            return render("experiment.yaml", {**values, "source": None, **self.data_sets})
+            return render("experiment.yaml", {**values, **self._choices(), "source": None, **self.data_sets})
         text = project.conf_files("experiment")[self.experiment].read_text(encoding="utf-8")
         return re.sub(r"^study: .*$", f"study: {self.name}", text, flags=re.MULTILINE)
 

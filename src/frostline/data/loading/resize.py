@@ -98,9 +98,18 @@ def cropped_share(widths: NDArray[np.int64], heights: NDArray[np.int64], spec: I
         widths: (N,) of the images, pixels; N ≥ 1.
         heights: (N,), likewise.
     """
-    if spec.fit != "crop":
-        return 0.0
-    ratios: NDArray[np.float64] = np.array([widths, heights]) / [[spec.width], [spec.height]]
+    return lost_share(widths, heights, (spec.width, spec.height)) if spec.fit == "crop" else 0.0
+
+
+def lost_share(widths: NDArray[np.int64], heights: NDArray[np.int64], shape: tuple[int, int]) -> float:
+    """Return the share of its area that the median image loses if it is cropped to a shape.
+
+    Args:
+        widths: (N,) of the images, pixels; N ≥ 1.
+        heights: (N,), likewise.
+        shape: (width, height); only their ratio counts.
+    """
+    ratios: NDArray[np.float64] = np.array([widths, heights]) / np.array(shape)[:, None]
     return float(np.median(1 - ratios.min(0) / ratios.max(0)))
 
 
