@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from tests.shell import TINY
@@ -147,6 +148,20 @@ for command in ("finetune", "finetune -m seed=0,1", "pretrain", "probe", "lr-fin
 )
 def test_a_stage_does_not_import_what_it_does_not_need(module, unneeded, tmp_path):
     assert not imported(f"import frostline.{module}", tmp_path, unneeded)
+
+
+@pytest.mark.parametrize("command", ["finetune", "lr-find", "plan", "probe", "leakage", "pretrain"])
+def test_errors_of_the_source_name_the_keys_of_the_source(command, shell):
+    images, labels = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8), np.arange(40) % 2
+    np.savez(shell.folder / "a.npz", x=images, y=labels)
+    np.savez(shell.folder / "b.npz", images=images, labels=labels)
+    words = ["source=npz", "source.file=a.npz", "backbone=mlp"]
+    if command != "pretrain":
+        words += ["dataset=npz", "dataset.file=b.npz", "dataset.columns.label=labels", "weights=pretrain"]
+    assert shell.refused(command, *words) == (
+        "source.file: a.npz has no column 'images' (source.columns.image); allowed: x, y; set"
+        " source.columns.image=COLUMN"
+    )
 
 
 def test_a_study_by_hand(shell):

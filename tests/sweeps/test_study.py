@@ -217,8 +217,8 @@ def test_a_sweep_that_began_with_other_code_says_so_and_keeps_its_trials(place, 
         study().begin(code=code)
     said = [line for line in capsys.readouterr().err.splitlines() if "another version" in line]
     assert said == [
-        "frostline: the sweep s began with another version of frostline, torch, timm or Lightning, and keeps its"
-        " finished trials; --fresh runs all again"
+        "frostline: the sweep s began with another version of frostline, torch, timm or Lightning, and keeps"
+        " its finished trials; --fresh runs all again"
     ]
 
 

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
             source=stage_configs.prepare_config(composed, "source"),
             target=stage_configs.prepare_config(composed, "target"),
         )
-        (_, source), (_, target) = prepared_from(config.source), prepared_from(config.target)
+        (_, source), (_, target) = prepared_from(config.source, "source"), prepared_from(config.target)
         out = arguments.out or Path(composed.out or "runs/leakage")
     from frostline.leakage.stage import NEAR_DUPLICATES_FILE, check_study
 

@@ -73,12 +73,9 @@ class FeatureExtractor:
         if example is None:
             example = torch.zeros(SAMPLES, *self.spec.shape, device=device)
         # torch's meta device has no autocast, so there everything is float32.
-        has_autocast = device.type != "meta"
-        with (
-            autocast(self.inference_execution(network).frozen_precision, device)
-            if has_autocast
-            else nullcontext()
-        ):
+        frozen = self.inference_execution(network).frozen_precision
+        precision = nullcontext() if device.type == "meta" else autocast(frozen, device)
+        with precision:
             splits = split_point.worthwhile_splits(network, plan, phase, example)
         # If there is no split, that is the reason given, even if augmentation prevents reuse as well.
         if isinstance(splits, list) and (reason := self._why_images_change()):

@@ -176,14 +176,17 @@ def _expected(run: Run) -> "InitialWeights":
 
 def _head(composed: Experiment, run: Run, initial: "InitialWeights", *, source: bool) -> str:
     """Return the message about the head's initialization; refuse a head that the run would refuse."""
+    from frostline.config import stage_configs
     from frostline.data.reading.sources import classes_of
     from frostline.models.head_init import choose_head_init
     from frostline.models.pretrained import head_init_of
 
-    classes = classes_of(run.dataset)
+    with stage_configs.keys_of("source" if source else "target"):
+        classes = classes_of(run.dataset)
     trains = bool(run.freeze.phases)
     if needs_pretraining(run.weights) and not source:
-        known = classes_of(composed.source)
+        with stage_configs.keys_of("source"):
+            known = classes_of(composed.source)
         return choose_head_init(run.weights.head, known, classes, source="the source", trains=trains).notice
     return head_init_of(initial, classes, trains=trains).notice
 
