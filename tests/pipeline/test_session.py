@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from frostline.pipeline import session
-from frostline.pipeline.output_folders import short_label
+from frostline.pipeline.output_folders import short_label, title_label
 from frostline.training.services import LabelledTracker, RunInfo, Tracker
 
 SRC = Path(__file__).parents[2] / "src"
@@ -23,7 +23,7 @@ def place(tmp_path, monkeypatch):
 def test_a_sweeps_label_is_added_to_the_runs_name():
     assert short_label("freeze=full,optimizer.lr=0.1,seed=2,trainer.epochs=3") == "lr0.1·epochs3"
     assert short_label("optimizer.lr=3e-4,optimizer=sgd") == "lr3e-4·optimizer=sgd"
-    assert short_label("freeze=full") == short_label("") == ""
+    assert short_label("freeze=full") == short_label("") == title_label("seed=1") == title_label("") == ""
     assert type(session.make_services("freeze=full").tracker) is Tracker
     tracker = session.make_services("optimizer.lr=0.1").tracker
     assert isinstance(tracker, LabelledTracker)

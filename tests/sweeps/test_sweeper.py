@@ -228,6 +228,7 @@ def test_a_grown_grid_trains_its_new_trials_only(shell):
     first, _ = shell("finetune", *words, "optimizer.lr=0.01,0.1")
     grown, err = shell("finetune", *words, "optimizer.lr=0.01,0.1,0.2", "sweep.name=grown")
     assert (err.count("trained before"), err.count("2/2 val/accuracy")) == (2, 1)
+    assert "finetune full · optimizer.lr=0.2 · seed 0: 2/2 val/accuracy" in err
     assert len(rows(grown)) == 3
     for label, cells in rows(first).items():
         earlier, now = (shell.folder / folder for folder in (cells[-1], rows(grown)[label][-1]))

@@ -193,9 +193,13 @@ class Evaluator:
         rate = float(counts.max()) / int(counts.sum())
         if accuracy <= rate:
             name = self._data.index.classes[int(counts.argmax())]
-            which = Repetition(run.dataset.fold, run.seed)
+            named = [
+                run.arm or run.freeze_name,
+                self._services.label,
+                str(Repetition(run.dataset.fold, run.seed)),
+            ]
             self._services.say(
-                f"frostline: warning: {run.stage} {run.arm or run.freeze_name}, {which}:"
+                f"frostline: warning: {run.stage} {', '.join(filter(None, named))}:"
                 f" {split} accuracy {accuracy:.4f} is not above {rate:.4f}, the accuracy of always predicting"
                 f" {name!r}"
             )

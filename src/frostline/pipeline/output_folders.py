@@ -73,12 +73,27 @@ def named_folder(stage: str, name: str, content: Any) -> Path:
 def short_label(label: str) -> str:
     """Return what a label adds to a run's name: ``freeze=full,optimizer.lr=3e-4`` becomes ``lr3e-4``."""
     in_name = ("freeze", "backbone", "dataset", "dataset.fold", "seed", "backbone.name")
-    parts = [part.partition("=") for part in label.split(",") if "=" in part]
     return "·".join(
         f"{key.split('.')[-1]}{'' if value[0].isdigit() else '='}{value}"
-        for key, _, value in parts
-        if key not in in_name and value
+        for key, value in _assignments(label)
+        if key not in in_name
     )
+
+
+def title_label(label: str) -> str:
+    """Return what a label adds to a progress line, which names schedule, seed and fold.
+
+    >>> title_label("freeze=full,optimizer=adamw,optimizer.lr=3e-4,seed=1")
+    'optimizer=adamw, optimizer.lr=3e-4'
+    """
+    in_title = ("freeze", "dataset.fold", "seed")
+    return ", ".join(f"{key}={value}" for key, value in _assignments(label) if key not in in_title)
+
+
+def _assignments(label: str) -> list[tuple[str, str]]:
+    """Return the keys and values of a label."""
+    parts = (part.partition("=") for part in label.split(","))
+    return [(key, value) for key, _, value in parts if value]
 
 
 def safe_name(name: str) -> str:
@@ -88,7 +103,7 @@ def safe_name(name: str) -> str:
     beyond ASCII, or with dots at its end.
 
     >>> safe_name("freeze=full,seed=1"), safe_name("Freeze=full")
-    ('freeze=full,seed=1', 'Freeze=full-99bd0ea3')
+    ('freeze=full,seed=1', 'Freeze=full-93899c0a')
     """
     safe = _readable(name)
     plain = re.fullmatch(r"[a-z0-9_=][a-z0-9_=.,+@-]*", name) and not re.search(r"-[0-9a-f]{8}$", name)

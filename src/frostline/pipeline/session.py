@@ -14,7 +14,7 @@ from frostline.base.locks import exclusive
 from frostline.base.processes import end_with_dvc
 from frostline.console import signals
 from frostline.console.progress import say_once, shown
-from frostline.pipeline.output_folders import short_label
+from frostline.pipeline.output_folders import short_label, title_label
 from frostline.training.services import LabelledTracker, Services, Tracker, Watch, unwatched
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def make_services(
     tracker: Tracker = Tracker() if os.environ.get("FROSTLINE_TRACKING") == "off" else _recorder()
     if (short := short_label(label)) or tags:
         tracker = LabelledTracker(tracker, short, tags or {})
-    return Services(project.scratch(), shown, say_once, tracker, watch)
+    return Services(project.scratch(), shown, say_once, tracker, watch, title_label(label))
 
 
 @cache

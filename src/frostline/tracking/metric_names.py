@@ -23,7 +23,7 @@ def key(name: str) -> str:
     Characters that it refuses are replaced; then a hash of the name is appended, so that keys stay unique.
 
     >>> key("lr/stage 2"), key("lr/head+neck"), key("../a//b")
-    ('lr/stage 2', 'lr/head_neck-97447ca1', '_/a/_/b-1c43f0cd')
+    ('lr/stage 2', 'lr/head_neck-ff279b03', '_/a/_/b-7a622c6c')
     """
     parts = re.sub(r"[^/\w.\- :]", "_", name).split("/")
     taken = "/".join(part if part.strip(" .") else "_" for part in parts).strip()

@@ -180,3 +180,5 @@ class Services:
     say: Say = no_output
     tracker: Tracker = field(default_factory=Tracker)
     watch: Watch = unwatched
+    label: str = ""
+    """In a sweep: the values that distinguish this trial, for titles."""

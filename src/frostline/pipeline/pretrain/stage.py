@@ -46,9 +46,10 @@ def train_once(
     omitted.remove_reason(out)
     with publish(out, OUTPUTS) as work:
         repetition = Repetition(config.dataset.fold, config.seed)
-        setting = f"{config.freeze_name} · {repetition}"
-        title = f"pretrain on {inputs.index.name}" if config.stage == "pretrain" else f"finetune {setting}"
-        seconds = train(config, inputs, work, services, title)
+        named = [f"pretrain on {inputs.index.name}", services.label]
+        if config.stage == "finetune":
+            named = [f"finetune {config.freeze_name}", services.label, str(repetition)]
+        seconds = train(config, inputs, work, services, " · ".join(filter(None, named)))
         evaluate.measure(config, data, work, work, services)
         if sealed:
             write_checksums(work)
