@@ -136,7 +136,7 @@ def test_several_labels_get_the_data_sets_numbers(tmp_path):
         assert [index.classes[k] for k in labels.nonzero()[0]] == wanted
     write_table(tmp_path / "other" / "x.csv", [["0.png", "cat;owl"], ["1.png", "dog"]])
     with pytest.raises(
-        FrostlineError, match=r"^dataset\.test_sets\.other: has the class 'owl', which the data"
+        FrostlineError, match=r"^dataset\.test_sets\.other: has the class 'owl', which the training images"
     ):
         prepare(with_tests(setup, other={"file": str(files["other"])}), tmp_path / "again")
 
@@ -230,7 +230,9 @@ def test_places_that_do_not_fit(root, tmp_path, test_sets, sentence):
 
 def test_other_classes_and_kinds_are_refused(root, tmp_path):
     other = plant(tmp_path / "other", ("cat", "fix"), seed=40_000)
-    with pytest.raises(FrostlineError, match=r"dataset\.test_sets\.a: has the class 'fix', which the data"):
+    with pytest.raises(
+        FrostlineError, match=r"dataset\.test_sets\.a: has the class 'fix', which the training images"
+    ):
         prepare(with_tests(image_folder(root), a={"root": str(other)}), tmp_path / "out")
     with pytest.raises(FrostlineError, match="data sets of the kind digits have no further test sets; allow"):
         prepare(with_tests(packaged("digits"), a={"root": str(other)}), tmp_path / "out")

@@ -42,7 +42,8 @@ def run(arguments: argparse.Namespace) -> None:
         )
         (_, source), (_, target) = prepared_from(config.source, "source"), prepared_from(config.target)
         out = arguments.out or Path(composed.out or "runs/leakage")
-    from frostline.leakage.stage import NEAR_DUPLICATES_FILE, check_study
+    from frostline.duplicates.contact_sheet import NEAR_DUPLICATES_FILE
+    from frostline.leakage.stage import check_study
 
     with writing(out):
         warnings = check_study(config, source, target, out)

@@ -8,6 +8,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from frostline.data.reading.decode import printable
 
+NEAR_DUPLICATES_FILE = "near-duplicates.png"
+"""Its file, beside the index or the result of a comparison; it is there if any images look alike."""
+
 MOST_PAIRS = 24
 """Pairs on a sheet; further ones are not shown."""
 

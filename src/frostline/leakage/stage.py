@@ -9,10 +9,10 @@ from frostline.base.files import publish, write_bytes, write_checksums, write_te
 from frostline.base.formats import canonical_json
 from frostline.data.prepared.index import PreparedData
 from frostline.data.reading.bands import PixelFormat
-from frostline.duplicates.contact_sheet import MOST_PAIRS, SIDE, Shown, contact_sheet
+from frostline.duplicates.contact_sheet import MOST_PAIRS, NEAR_DUPLICATES_FILE, SIDE, Shown, contact_sheet
 from frostline.leakage.source_target import NearDuplicates, check_source
 
-LEAKAGE_FILE, NEAR_DUPLICATES_FILE = "leakage.json", "near-duplicates.png"
+LEAKAGE_FILE = "leakage.json"
 
 
 def check_study(

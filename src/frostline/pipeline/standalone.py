@@ -22,7 +22,8 @@ from frostline.base.locks import exclusive
 from frostline.base.run_folder import OUTPUTS, WEIGHTS, check_out, edited_config, verified
 from frostline.config import stage_configs
 from frostline.console.errors import FrostlineError, resource_errors
-from frostline.console.progress import LIBRARIES, say_once, shown, waiting
+from frostline.console.progress import LIBRARIES, shown, waiting
+from frostline.pipeline import data_warnings
 from frostline.pipeline.output_folders import out_folder
 from frostline.pipeline.session import make_services, writing
 from frostline.schema import Experiment, Leakage, Prepare, Run, Weights, needs_pretraining
@@ -267,7 +268,7 @@ def _check_leakage(composed: Experiment, data_sets: DataSets) -> None:
 
     The result is cached, since runs that share a pretraining may have the same target or different ones.
     """
-    from frostline.leakage.stage import LEAKAGE_FILE, NEAR_DUPLICATES_FILE, check_study
+    from frostline.leakage.stage import LEAKAGE_FILE, check_study
 
     config = Leakage(
         source=stage_configs.prepare_config(composed, "source"),
@@ -279,12 +280,10 @@ def _check_leakage(composed: Experiment, data_sets: DataSets) -> None:
     key = content_key([fingerprint("leakage"), source.name, target.name, folds])
     out = project.scratch() / "leakage" / key
     with exclusive(project.scratch() / "locks" / f"leakage-{key}.lock"):
-        if not is_intact(out):
+        if is_new := not is_intact(out):
             check_study(config, source, target, out, sealed=True)
-    if warnings := read_json(out / LEAKAGE_FILE)["warnings"]:
-        for warning in warnings:
-            say_once(f"frostline: warning: {warning}")
-        say_once(f"frostline: the images that look alike: {out / NEAR_DUPLICATES_FILE}")
+    found = data_warnings.Found("the source", read_json(out / LEAKAGE_FILE)["warnings"], out)
+    data_warnings.announce(found, is_new=is_new, again="frostline leakage, with the same data sets,")
 
 
 def pretraining_config(composed: Experiment, choices: Mapping[str, str]) -> Run | None:
@@ -295,16 +294,17 @@ def pretraining_config(composed: Experiment, choices: Mapping[str, str]) -> Run 
 def prepared_from(config: Prepare, role: str = "target") -> "tuple[Index, Path]":
     """Return the index and folder of a config's data set; prepare it unless it is cached.
 
+    Its warnings are printed in full when it is prepared, later in one line.
+
     Args:
         role: source or target, for errors.
     """
-    from frostline.preparation.stage import NEAR_DUPLICATES_FILE, prepare_cached
+    from frostline.preparation.stage import prepare_cached
 
     remove_leftovers(project.scratch() / "pixels")
     with stage_configs.keys_of(role):
-        index, data = prepare_cached(config, project.scratch(), shown)
-    for warning in index.warnings:
-        say_once(f"frostline: warning: {warning}")
-    if (sheet := data / NEAR_DUPLICATES_FILE).is_file():
-        say_once(f"frostline: the images that look alike: {sheet}")
+        new: list[Path] = []
+        index, data = prepare_cached(config, project.scratch(), shown, new.append)
+    found = data_warnings.Found(index.name, index.warnings, data)
+    data_warnings.announce(found, is_new=bool(new), again=data_warnings.prepare_command(config))
     return index, data

@@ -33,17 +33,20 @@ from frostline.data.reading.source import Source
 from frostline.data.reading.sources import name_of, open_source, open_test_set, place_of
 from frostline.data.reading.test_sets import further_tests
 from frostline.data.reading.walk import Problem
-from frostline.duplicates.contact_sheet import MOST_PAIRS, Shown, contact_sheet
+from frostline.duplicates.contact_sheet import MOST_PAIRS, NEAR_DUPLICATES_FILE, Shown, contact_sheet
 from frostline.duplicates.hashes import HASHES_FILE, hashes, write_hashes
 from frostline.duplicates.search import DIGESTS, Pair, groups_of, near_pairs, near_pairs_over_folds, repeated
 from frostline.preparation.assignment import assign
 from frostline.preparation.examine import Reading, examine
 from frostline.preparation.test_sets import check_apart, check_known, index_of_test_set, open_named
 
-NEAR_DUPLICATES_FILE = "near-duplicates.png"
-"""The contact sheet of near-duplicates, beside the index; it is there if there are any."""
+OnNew = Callable[[Path], None]
 NAMED = 5
 """Maximum number of images that an error names; a file lists all if there are more."""
+
+
+def ignore(folder: Path) -> None:
+    """Do nothing."""
 
 
 @resource_errors()
@@ -66,7 +69,7 @@ def prepare(config: schema.Prepare, out: Path, progress: Progress = no_progress)
 
 @resource_errors()
 def prepare_cached(
-    config: schema.Prepare, scratch: Path, progress: Progress = no_progress
+    config: schema.Prepare, scratch: Path, progress: Progress = no_progress, on_new: OnNew = ignore
 ) -> tuple[Index, Path]:
     """Prepare a data set, or return it from the cache if neither config nor data have changed.
 
@@ -76,6 +79,7 @@ def prepare_cached(
 
     Args:
         scratch: folder of the cache; outputs are in `data/`.
+        on_new: called with the folder if the data set is prepared now.
 
     Returns:
         The index, and its folder.
@@ -86,7 +90,9 @@ def prepare_cached(
     opened = _open(config, progress)
 
     def make(out: Path) -> Index:
-        return _prepare(opened, config.dataset, out, progress, checksums=True)
+        index = _prepare(opened, config.dataset, out, progress, checksums=True)
+        on_new(out)
+        return index
 
     index, out = _cached(_cache_folder(config.dataset, opened, scratch), make)
     return index.at_fold(config.dataset.fold), out

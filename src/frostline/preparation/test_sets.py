@@ -73,10 +73,10 @@ def check_known(classes: Sequence[str], known: Sequence[str], place: str) -> Non
     if not unknown:
         return
     named = some(repr(printable(label)) for label in unknown)
-    which = f"the class {named}" if len(unknown) == 1 else f"{len(unknown)} classes, {named},"
+    which = f"the class {named}" if len(unknown) == 1 else f"{len(unknown)} classes, {named}"
     near = [name for label in unknown for name in difflib.get_close_matches(label.lower(), known, n=1)]
     raise FrostlineError(
-        f"{place}: has {which} which the training images do not have; "
+        f"{place}: has {which}, which the training images do not have; "
         f"{allowed(unknown[0], known, near=list(dict.fromkeys(near)) or None)}"
     )
 
