@@ -79,7 +79,7 @@ def test_an_experiment_gives_way_to_what_is_typed():
         (["seed=x"], "seed: found 'x', must be a valid integer"),
         (["seed=-1"], "seed: found -1, must be greater than or equal to 0"),
         (["optimizer.lr=0"], "optimizer.lr: found 0, must be greater than 0"),
-        (["trainer.monitor=val/acc"], "trainer.monitor: found 'val/acc'; did you mean 'val/accuracy'?"),
+        (["trainer.monitor=val/acc"], "trainer.monitor: found 'val/acc'; did you mean 'val/accuracy' or "),
         (["~optimizer.lr"], "optimizer.lr: missing; give it a value"),
         (
             ["optimizer.options.betas=[0.8,0.9]"],

@@ -10,6 +10,7 @@ from tests.tiny import RESNET, arm_of, files, run_config
 
 from frostline.base.formats import read_csv
 from frostline.base.hashes import sha256_of
+from frostline.base.metrics import EPOCH_METRICS
 from frostline.console.errors import FrostlineError
 from frostline.data.loading.label_budget import label_budget
 from frostline.data.prepared.index import Index
@@ -86,7 +87,8 @@ def test_the_epoch_that_is_measured_is_the_one_that_training_chose(arm):
         history = read_csv(folder / "finetuned" / f"seed-{seed}" / "history.csv")
         best = json.loads((folder / "finetuned" / f"seed-{seed}" / "training.json").read_text())["best_epoch"]
         measured = json.loads((folder / "out" / f"seed-{seed}" / "metrics.json").read_text())
-        assert measured["val"]["accuracy"] == float(history[best]["val/accuracy"])
+        for name in EPOCH_METRICS["accuracy"]:
+            assert measured["val"][name] == float(history[best][f"val/{name}"])
         assert measured["val"]["loss"] == pytest.approx(float(history[best]["val/loss"]), rel=1e-4)
 
 

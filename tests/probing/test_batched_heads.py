@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
+from frostline.base.metrics import EPOCH_METRICS, classification_metrics, score
 from frostline.base.seeds import generator
 from frostline.data.loading import batches
 from frostline.freezing.curves import Curve
@@ -121,14 +122,14 @@ def plain_loop(one, features, labels, val_features, val_labels, recipe):
         with torch.no_grad():
             logits = linear(val_features)
             row["val/loss"] = loss_of(logits, val_labels).item()
-            row["val/accuracy"] = int(hits(logits, val_labels)) / len(val_labels)
+            measured = classification_metrics(logits, val_labels)
+            row |= {f"val/{name}": measured[name] for name in EPOCH_METRICS["accuracy"]}
         history.append(row)
         states.append({k: v.detach().clone() for k, v in linear.state_dict().items()})
-    key = {
-        "val/accuracy": lambda i: (-history[i]["val/accuracy"], history[i]["val/loss"], i),
-        "val/loss": lambda i: (history[i]["val/loss"], i),
-    }[recipe.monitor]
-    best = min(range(len(history)), key=key)
+    monitor = recipe.monitor
+    best = min(
+        range(len(history)), key=lambda i: (-score(monitor, history[i][monitor]), history[i]["val/loss"], i)
+    )
     return history, best, states[best]
 
 
@@ -137,7 +138,7 @@ def plain_loop(one, features, labels, val_features, val_labels, recipe):
     [
         ADAMW,
         dataclasses.replace(ADAMW, optimizer=Optimizer("adam"), monitor="val/loss"),
-        dataclasses.replace(ADAMW, optimizer=Optimizer("sgd")),
+        dataclasses.replace(ADAMW, optimizer=Optimizer("sgd"), monitor="val/balanced_accuracy"),
         dataclasses.replace(ADAMW, optimizer=Optimizer("sgd", momentum=0.9), curve=Curve("constant")),
         dataclasses.replace(ADAMW, optimizer=Optimizer("sgd", momentum=0.9, nesterov=True)),
         dataclasses.replace(ADAMW, optimizer=Optimizer("adamw", betas=(0.8, 0.95), eps=1e-3)),
@@ -145,7 +146,7 @@ def plain_loop(one, features, labels, val_features, val_labels, recipe):
         dataclasses.replace(
             ADAMW, optimizer=Optimizer("sgd", momentum=0.9), curve=Curve("one_cycle", 0.3, momenta=(0.8, 0.9))
         ),
-        dataclasses.replace(ADAMW, clip_norm=0.3),
+        dataclasses.replace(ADAMW, clip_norm=0.3, monitor="val/f1_macro"),
         dataclasses.replace(ADAMW, class_weights=WEIGHTS),
         dataclasses.replace(ADAMW, batch_size=399),  # all but one: the one joins
         dataclasses.replace(ADAMW, batch_size=1000),
@@ -175,6 +176,20 @@ def test_half_squared_error_too(digits):
         torch.testing.assert_close(fit.weight, state["weight"], rtol=1e-5, atol=1e-5)
         assert fit.best_epoch == best
         assert fit.history[-1]["val/loss"] == pytest.approx(history[-1]["val/loss"], rel=1e-5)
+
+
+def test_an_epochs_metrics_are_those_of_an_evaluation_of_its_weights(digits, monkeypatch):
+    monkeypatch.setattr(heads, "EVAL_ROWS", 37)
+    features, labels, val_features, val_labels = digits
+    rare = (val_labels > 2) | (torch.arange(len(val_labels)) % 5 == 0)  # classes of unequal sizes
+    val_features, val_labels = val_features[rare], val_labels[rare]
+    for fit in fit_heads(several(), features, labels, val_features, val_labels, ADAMW):
+        logits = torch.nn.functional.linear(val_features, fit.weight, fit.bias)
+        measured = classification_metrics(logits, val_labels)
+        best = fit.history[fit.best_epoch]
+        names = EPOCH_METRICS["accuracy"]
+        assert {name: best[f"val/{name}"] for name in names} == {name: measured[name] for name in names}
+        assert len({measured[name] for name in names}) == 3
 
 
 def test_the_history_has_a_runs_columns(digits):
@@ -250,7 +265,7 @@ RECIPES = st.builds(
         [Optimizer("sgd", 0.9), Optimizer("sgd", 0.9, nesterov=True), Optimizer("adam"), Optimizer("adamw")]
     ),
     curve=st.just(Curve("linear", 0.2)),
-    monitor=st.sampled_from(["val/accuracy", "val/loss"]),
+    monitor=st.sampled_from(["val/accuracy", "val/f1_macro", "val/loss"]),
     clip_norm=st.sampled_from([None, 0.1]),
 )
 

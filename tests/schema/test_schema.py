@@ -5,6 +5,7 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from frostline import schema
+from frostline.base.metrics import monitors
 
 MODELS = [
     value
@@ -68,6 +69,12 @@ def test_unions_are_told_apart_by_their_kind():
             for kind in typing.get_args(m.model_fields["kind"].annotation)
         ]
         assert len(set(kinds)) == len(typing.get_args(union))
+
+
+def test_what_is_measured_after_each_epoch_can_choose_it():
+    measured = {name for several in (False, True) for name in monitors(several_labels=several)}
+    assert set(typing.get_args(schema.training.Monitor)) == measured
+    assert measured <= {*typing.get_args(schema.sweep.Objective)}
 
 
 def test_a_made_model_can_not_be_changed():

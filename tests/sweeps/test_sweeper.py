@@ -17,6 +17,7 @@ from tests.shell import TINY, TINY_PRETRAIN
 
 from frostline.base.formats import read_csv
 from frostline.config import compose
+from frostline.console.errors import FrostlineError
 from frostline.sweeps import sweeper
 
 WORDS = [*TINY, "weights=none", "-m"]
@@ -263,7 +264,8 @@ def test_a_grown_grid_trains_its_new_trials_only(shell):
         ("sweep=random sweep.trials=null seed=0,1", "sweep: has no limit; set sweep.trials"),
         (
             "sweep=halving sweep.objectives=[val/ece] optimizer.lr=0.1,0.2",
-            "sweep.pruner: val/ece is not measured after each epoch, but val/accuracy, val/mAP and val/loss",
+            "sweep.pruner: val/ece is not measured after each epoch, but val/accuracy, val/balanced_accuracy,"
+            " val/f1_macro and val/loss are",
         ),
         (
             "sweep.objectives=[val/mAP] seed=0,1",
@@ -284,6 +286,11 @@ def test_a_sweep_of_pretrainings_is_ranked_by_what_they_measure():
     sweeper.check_objectives(fitted, composed, "pretrain")
     chosen = settings.model_copy(update={"objectives": ["val/loss"]})
     assert sweeper._for_pretraining(chosen, composed) is chosen
+    pruner = settings.pruner.model_copy(update={"kind": "median"})
+    pruned = settings.model_copy(update={"objectives": ["val/f1_macro"], "pruner": pruner})
+    sweeper.check_objectives(pruned, composed, "finetune")
+    with pytest.raises(FrostlineError, match=r"val/f1_macro is not .*, but val/mAP and val/loss are; "):
+        sweeper.check_objectives(pruned, composed, "pretrain")
 
 
 def test_a_sweep_of_pretrainings_varies_their_own_keys(shell):

@@ -1,9 +1,13 @@
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.tiny import ALL, PROBE, RESNET, SGD, Bench, same, tensors
+from tests.tiny import ALL, PROBE, RESNET, SGD, Bench, random_images, same, tensors
 from torch import nn
 
+from frostline.base.metrics import EPOCH_METRICS, classification_metrics
+from frostline.training.data_module import ImageData
 from frostline.training.module import Classifier
 from frostline.training.regularizers import StartPenalty
 
@@ -66,6 +70,53 @@ def test_an_epochs_loss_is_the_mean_over_its_images_whatever_the_batches(tmp_pat
     assert row["train/accuracy"] == (logits.argmax(1) == batch.labels).double().mean()
     assert (untrained["val/loss"], untrained["val/accuracy"]) == (row["val/loss"], row["val/accuracy"])
     assert untrained["train/loss"] is None
+
+
+LABELS = [0, 0, 0, 0, 0, 0, 0, 0, 1, 2]
+ANSWERS = [
+    [1, 1, 1, 1, 1, 1, 1, 1, 0, 0],
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0],  # the highest accuracy, first
+    [0, 0, 0, 2, 2, 2, 2, 2, 1, 2],  # the highest balanced accuracy
+    [0, 0, 0, 0, 0, 1, 1, 1, 1, 0],
+    [0, 0, 0, 0, 0, 0, 0, 2, 1, 0],  # the highest macro F1
+]
+"""What `Answering` predicts: the untrained network, then after each epoch."""
+
+
+def logits_of(answers):
+    return F.one_hot(torch.tensor(answers), 3).float()
+
+
+class Answering(Classifier):
+    """Its validation gives `ANSWERS`, whatever the network."""
+
+    def on_validation_epoch_start(self):
+        super().on_validation_epoch_start()
+        self.rest = logits_of(ANSWERS[0 if self.trainer.sanity_checking else self.trainer.current_epoch + 1])
+
+    def forward(self, images):
+        if self.training:
+            return super().forward(images)
+        logits, self.rest = self.rest[: len(images)], self.rest[len(images) :]
+        return logits
+
+
+@pytest.mark.parametrize("images", [1, 3, 256])
+@pytest.mark.parametrize(
+    ("monitor", "best"), [("val/accuracy", 1), ("val/balanced_accuracy", 2), ("val/f1_macro", 4)]
+)
+def test_unbalanced_classes_are_measured_as_evaluation_does(monitor, best, images, tmp_path):
+    changes = {"trainer.epochs": 4, "trainer.monitor": monitor, "trainer.eval_batch_size": images}
+    bench = Bench(changes, kind=Answering)
+    val = dataclasses.replace(random_images(len(LABELS)), labels=torch.tensor(LABELS), key="unbalanced")
+    spec, config = bench.data.spec, bench.config
+    bench.data = ImageData(bench.data.train, val, spec, config.trainer, config.augment, 0, 3)
+    result = bench.fit(tmp_path)
+    assert result.best_epoch == best
+    for row, answers in zip(result.history, ANSWERS, strict=True):
+        measured = classification_metrics(logits_of(answers), LABELS)
+        names = EPOCH_METRICS["accuracy"]
+        assert {name: row[f"val/{name}"] for name in names} == {name: measured[name] for name in names}
 
 
 # ── the optimizer ───────────────────────────────────────────────────────────────────────────────────────────

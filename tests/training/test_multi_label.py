@@ -275,8 +275,9 @@ def test_what_does_not_fit_is_refused(listed):
         ({"loss": run_config().loss.model_dump()}, "loss.kind=cross_entropy is for one label per image, and "
          "dataset.task is multi_label; set loss=bce"),
         ({"dataset": one}, "loss.kind=bce is for several labels per image, and dataset.task is single_label"),
-        ({"trainer": {"monitor": "val/accuracy"}}, "trainer.monitor=val/accuracy is not measured if "
-         "dataset.task is multi_label; set val/mAP or val/loss"),
+        ({"trainer": {"monitor": "val/accuracy"}}, "trainer.monitor=val/accuracy is not measured after each "
+         "epoch if dataset.task is multi_label; set val/mAP or val/loss"),
+        ({"trainer": {"monitor": "val/f1_macro"}}, "trainer.monitor=val/f1_macro is not measured after"),
         ({"trainer": {"sampling": "balanced"}}, "trainer.sampling=balanced draws images by their one label"),
         ({"freeze": {"groups": {"all": "*"}, "phases": [
             {"train": "all", "until": {"plateau": "val/accuracy", "patience": 1, "max": "50%"}},

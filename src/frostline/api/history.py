@@ -22,8 +22,9 @@ class History(Sequence[Row]):
     """A row per epoch; epoch 0 is before training. A notebook shows its plot, with the phases marked."""
 
     rows: tuple[Row, ...]
-    """Keys: epoch, step, phase, lr, train/loss, train/accuracy, val/loss, val/accuracy; with several labels
-    per image train/mAP and val/mAP."""
+    """Keys: epoch, step, phase, lr, train/loss, train/accuracy; val/loss, val/accuracy,
+    val/balanced_accuracy, val/f1_macro, and the same of selection. With several labels per image, mAP is the
+    only metric besides the loss."""
     trained: tuple[str, ...]
     """The groups that train in each phase."""
     best_epoch: int

@@ -24,8 +24,8 @@ class Probe:
     """The best head on the whole network, as a run."""
     rows: tuple[dict[str, Any], ...]
     """A row for each configuration of heads, for ridge regression and for nearest neighbours. Keys: probe,
-    the values that vary, val/accuracy, val/loss, seeds, and test/accuracy if it was measured; with several
-    labels per image, mAP instead of accuracy."""
+    the values that vary, val/accuracy, what trainer.monitor names, val/loss, seeds, and test/accuracy if it
+    was measured; with several labels per image, mAP instead of accuracy."""
     _result: "ProbeResult" = field(repr=False)
 
     def to_pandas(self) -> "DataFrame":
@@ -68,9 +68,10 @@ def _rows(result: "ProbeResult") -> Iterator[dict[str, Any]]:
     metric = result.metric
     for place, configuration in enumerate(result.configurations):
         varied = {short(key): configuration.values[key] for key in result.varied}
-        val = {f"val/{name}": configuration.val[name]["mean"] for name in (metric, "loss")}
         if configuration.failed:
-            val = {"failed": configuration.failed}
+            val: dict[str, Any] = {"failed": configuration.failed}
+        else:
+            val = {f"val/{name}": values["mean"] for name, values in configuration.val.items()}
         test = {f"test/{metric}": result.test[metric]["mean"]} if result.test and not place else {}
         yield {"probe": "heads", **varied, **val, "seeds": len(configuration.heads), **test}
     for name, other in (("ridge", result.ridge), ("kNN", result.knn)):

@@ -25,6 +25,9 @@ WITHOUT_TTA = "_without_tta"
 """Suffix of the held-out split's name for its metrics without test-time augmentation, if that is used."""
 ACCURACY, MAP = "accuracy", "mAP"
 """The headline metrics with one label per image and with several; see `headline`."""
+EPOCH_METRICS = {ACCURACY: (ACCURACY, "balanced_accuracy", "f1_macro"), MAP: (MAP,)}
+"""Headline metric → what is measured on validation images after each epoch, besides the loss. F1 of several
+labels is not among it: its thresholds are chosen after training."""
 MAJORITY = "test/majority_rate"
 """MLflow's metric for the accuracy of always predicting the most frequent class."""
 ECE_BINS = 15
@@ -55,16 +58,35 @@ def classification_metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, fl
     blocks = list(_scored(raw, truth))
     scored = _Scored(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
     right = scored.prediction == truth
+    counts = Confusion.of(truth, scored.prediction, k)
     metrics = {
-        "accuracy": float(right.mean()),
         "loss": math.fsum(-scored.log_p) / n,
         "ece": expected_calibration_error(np.exp(scored.best_log_p), right),
         "n": float(n),
-        **_from_confusion(Confusion.of(truth, scored.prediction, k)),
+        **class_metrics(counts.hits, counts.labelled, counts.predicted),
     }
     if k > TOP:
         metrics["top5_accuracy"] = float((scored.rank < TOP).mean())
     return metrics
+
+
+def class_metrics(
+    hits: NDArray[np.int64], labelled: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> dict[str, float]:
+    """Return the metrics of `EPOCH_METRICS` with one label per image, from counts of images by class, (K,).
+
+    Args:
+        hits: images of the class whose prediction is right.
+        labelled: images of the class.
+        predicted: images that are predicted to be of the class.
+    """
+    known = labelled > 0
+    seen = labelled + predicted > 0
+    return {
+        ACCURACY: float(hits.sum() / labelled.sum()),
+        "balanced_accuracy": float((hits[known] / labelled[known]).mean()),
+        "f1_macro": float((2 * hits[seen] / (labelled + predicted)[seen]).mean()),
+    }
 
 
 def task_metrics(
@@ -79,6 +101,12 @@ def task_metrics(
 def measured_metrics(*, several_labels: bool) -> tuple[str, ...]:
     """Return the names of what `task_metrics` measures."""
     return MULTI_LABEL_METRICS if several_labels else METRICS
+
+
+def monitors(*, several_labels: bool) -> tuple[str, ...]:
+    """Return the names of the metrics that can choose an epoch, such as ``val/accuracy``."""
+    measured = EPOCH_METRICS[MAP if several_labels else ACCURACY]
+    return *(f"val/{name}" for name in measured), "val/loss"
 
 
 def headline(metrics: Collection[str]) -> str:
@@ -125,7 +153,7 @@ def deciding_metrics(monitor: str, split: str) -> tuple[str, ...]:
     """Return the metrics that choose an epoch, in order: the monitor, and for ties the loss.
 
     Args:
-        monitor: ``val/accuracy`` or ``val/loss``.
+        monitor: one of `monitors`.
         split: the split that chooses the epoch; ``last``: none does, and there are no such metrics.
 
     >>> deciding_metrics("val/accuracy", "selection")
@@ -179,16 +207,6 @@ def _scored(raw: NDArray[Any], truth: NDArray[np.int64]) -> Iterator[_Scored]:
         # Sorting 10,000 classes takes too long.
         before = (scores > own) | ((scores == own) & (np.arange(k) < labels[:, None]))
         yield _Scored(log_p[rows, labels], log_p.max(axis=1), scores.argmax(axis=1), before.sum(axis=1))
-
-
-def _from_confusion(counts: Confusion) -> dict[str, float]:
-    hits, labelled, predicted = counts.hits, counts.labelled, counts.predicted
-    known = labelled > 0
-    seen = labelled + predicted > 0
-    return {
-        "balanced_accuracy": float((hits[known] / labelled[known]).mean()),
-        "f1_macro": float((2 * hits[seen] / (labelled + predicted)[seen]).mean()),
-    }
 
 
 def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:

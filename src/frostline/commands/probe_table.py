@@ -19,7 +19,8 @@ def print_probe(result: ProbeResult, out: Path) -> None:
         f" {heads} heads took {result.train_seconds:.1f} s"
     )
     metric = result.metric
-    headers = ("probe", *map(short, result.varied), f"val {metric}", "val loss", f"test {metric}")
+    measured = (f"val {name}" for name in result.winner.shown_metrics)
+    headers = ("probe", *map(short, result.varied), *measured, f"test {metric}")
     tables.print_table(headers, _rows(result))
     console.print(f"{out}: the best head, {label(result)}, as a run; heads.csv, probe.json", soft_wrap=True)
 
@@ -35,14 +36,16 @@ def _rows(result: ProbeResult) -> Iterator[tuple[str, ...]]:
         (f"kNN, k {result.knn.chosen:g}", result.knn),
     ):
         test = "" if probe.test is None else f"{probe.test:.4f}"
-        yield (name, *("" for _ in result.varied), f"{probe.val:.4f}", "", test)
+        others = ("" for _ in result.winner.shown_metrics[1:])
+        yield (name, *("" for _ in result.varied), f"{probe.val:.4f}", *others, test)
 
 
-def _val(configuration: Configuration) -> tuple[str, str]:
-    """Return metric and loss as text; if heads failed, how many."""
+def _val(configuration: Configuration) -> list[str]:
+    """Return the metrics on validation images as text; if heads failed, how many."""
     if configuration.failed:
-        return f"{configuration.failed} of {len(configuration.heads)} failed", ""
-    return _spread(configuration.val[configuration.metric]), _spread(configuration.val["loss"])
+        others = [""] * (len(configuration.val) - 1)
+        return [f"{configuration.failed} of {len(configuration.heads)} failed", *others]
+    return [_spread(values) for values in configuration.val.values()]
 
 
 def _spread(values: Spread) -> str:

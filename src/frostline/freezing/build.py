@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from frostline.base.metrics import monitors
 from frostline.console.errors import FrostlineError, allowed
 from frostline.freezing.curves import Curve, build_curve
 from frostline.freezing.inheritance import LAYER_DECAY, resolve_inheritance
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from frostline import schema
 from frostline.freezing.plan import FreezePlan, PhasePlan, PlateauRule, ReachRule
 
-MONITORS = ("val/loss", "val/accuracy", "val/mAP")
+MONITORS = tuple(
+    dict.fromkeys(name for several in (False, True) for name in monitors(several_labels=several))
+)
 
 
 def assign_groups(patterns: Mapping[str, str | Sequence[str]], layers: Layers) -> dict[str, tuple[str, ...]]:
@@ -216,6 +219,5 @@ def _early(key: str, until: Any) -> PlateauRule | ReachRule | None:
     if kind == "plateau":
         return PlateauRule(metric, until.patience, until.min_delta or 0.0)
     if metric != "val/loss" and until.value > 1:
-        what = "an accuracy" if metric == "val/accuracy" else "a mAP"
-        raise FrostlineError(f"{key}.until.value: found {until.value:g}; {what} is at most 1")
+        raise FrostlineError(f"{key}.until.value: found {until.value:g}; {metric} is at most 1")
     return ReachRule(metric, until.value)

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from frostline.base.metrics import ACCURACY, MAP, deciding_metrics, score
-from frostline.base.multi_label_metrics import mean_average_precision
+from frostline.base.metrics import ACCURACY, EPOCH_METRICS, MAP, deciding_metrics, score
 from frostline.base.seeds import generator
 from frostline.data.loading import batches
 from frostline.freezing.curves import Curve
-from frostline.probing.batched_losses import BinaryCrossEntropy, CrossEntropy, Mse, hits
+from frostline.probing.batched_losses import BinaryCrossEntropy, CrossEntropy, Mse
+from frostline.probing.batched_metrics import Accuracy, ClassMetrics, MeanAveragePrecision, Metric
 from frostline.probing.batched_optimizers import Adam, Optimizer, Sgd
 from frostline.probing.feature_set import FeatureSet
+from frostline.schema.training import Monitor
 from frostline.training.outputs import Row
 
 MEMORY = 256 * 2**20
@@ -60,7 +61,7 @@ class Recipe:
     optimizer: Optimizer
     curve: Curve
     """The learning-rate curve of the whole run."""
-    monitor: Literal["val/accuracy", "val/mAP", "val/loss"]
+    monitor: Monitor
     """The metric that chooses the best epoch, measured on the images of `selection_split`."""
     loss: Literal["cross_entropy", "mse", "bce"] = "cross_entropy"
     """As defined in `training.losses`."""
@@ -144,46 +145,6 @@ def _head_batches(heads: Sequence[Head], features: Tensor, recipe: Recipe) -> It
         yield heads[begin : begin + count]
 
 
-class _Accuracy:
-    """The share of images whose largest logit is their label's, for each head."""
-
-    name = ACCURACY
-
-    def __init__(self) -> None:
-        self._right: list[Tensor] = []
-        self._count = 0
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count images by their (H, K, B) logits and (H, B) labels."""
-        self._right.append(hits(logits, labels))
-        self._count += labels.shape[1]
-
-    def values(self) -> Tensor:
-        """Return the share of each head, (H,) float64."""
-        return torch.stack(self._right, 1).sum(1).double() / self._count
-
-
-class _MeanAveragePrecision:
-    """The mean average precision over labels, for each head."""
-
-    name = MAP
-
-    def __init__(self) -> None:
-        self._logits: list[Tensor] = []
-        self._labels: list[Tensor] = []
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Keep (H, K, B) logits and (H, B, K) labels of images."""
-        self._logits.append(logits.transpose(1, 2).cpu())
-        self._labels.append(labels.cpu())
-
-    def values(self) -> Tensor:
-        """Return the metric of each head, (H,) float64."""
-        pairs = zip(torch.cat(self._logits, 1).float(), torch.cat(self._labels, 1), strict=True)
-        values = [mean_average_precision(logits, labels) for logits, labels in pairs]
-        return torch.tensor(values, dtype=torch.float64)
-
-
 class _HeadBatch:
     """H heads that train at once; a row of (H, P) is a head's weight, bias and zero padding."""
 
@@ -221,9 +182,10 @@ class _HeadBatch:
             weights = features.new_ones(self.shape[0]) if weights is None else weights.to(features)
             kind = BinaryCrossEntropy if recipe.loss == "bce" else CrossEntropy
             self.objective = kind(smoothing, weights)
-        self.score: type[_Accuracy | _MeanAveragePrecision] = _Accuracy
-        if recipe.loss == "bce":
-            self.score = _MeanAveragePrecision
+        several = recipe.loss == "bce"
+        self.headline = MAP if several else ACCURACY
+        self.training_metric: type[Metric] = MeanAveragePrecision if several else Accuracy
+        self.validation_metric: type[Metric] = MeanAveragePrecision if several else ClassMetrics
         self.update = (Sgd if recipe.optimizer.kind == "sgd" else Adam)(recipe.optimizer, self.parameters)
         self.sizes = batches.sizes(len(features), recipe.batch_size)
         self.steps = recipe.epochs * len(self.sizes)
@@ -240,15 +202,15 @@ class _HeadBatch:
             on_epoch()
         return self.fits
 
-    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Train for an epoch; return each step's mean loss, (H, steps) float64, and the metric, (H,)."""
+    def _epoch(self, epoch: int) -> tuple[Tensor, Metric]:
+        """Train for an epoch; return each step's mean loss, (H, steps) float64, and the metric."""
         orders = {head.seed: self._order(head.seed, epoch) for head in self.heads}
         # Heads of one seed share the gathered features. With several seeds each head gathers its own, which
         # takes a fifth of a step; a product per seed would take half of that, but round the only head of a
         # seed differently.
         seeds = orders if len(orders) == 1 else [head.seed for head in self.heads]
         order = torch.stack([orders[seed] for seed in seeds])
-        losses, metric = [], self.score()
+        losses, metric = [], self.training_metric()
         view = self.views[epoch % len(self.views)]
         for number, rows in enumerate(order.split(self.sizes, dim=1)):
             features = self.gathered[: rows.numel()]
@@ -258,7 +220,7 @@ class _HeadBatch:
             loss, logits = self._step(epoch * len(self.sizes) + number, features, labels)
             losses.append(loss)
             metric.add(logits, labels)
-        return torch.stack(losses, 1), metric.values()
+        return torch.stack(losses, 1), metric
 
     def _order(self, seed: int, epoch: int) -> Tensor:
         order = torch.randperm(len(self.labels), generator=generator(seed, "order", epoch))
@@ -313,10 +275,10 @@ class _HeadBatch:
     def _column(self, numbers: list[float]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.float64, device=self.device)[:, None]
 
-    def _measure(self, part: FeatureSet) -> tuple[Tensor, Tensor]:
-        """Return each head's mean loss and metric, (H,) float64."""
+    def _measure(self, part: FeatureSet) -> tuple[Tensor, Metric]:
+        """Return each head's mean loss, (H,) float64, and the metrics."""
         heads = len(self.heads)
-        loss, metric = self.lr.new_zeros(heads), self.score()
+        loss, metric = self.lr.new_zeros(heads), self.validation_metric()
         for features, labels in zip(
             part.features.split(EVAL_ROWS), part.labels.split(EVAL_ROWS), strict=True
         ):
@@ -324,21 +286,25 @@ class _HeadBatch:
             losses, _ = self.objective(logits, truth)
             loss += losses.double().sum(1)
             metric.add(logits, truth)
-        return loss / len(part), metric.values()
+        return loss / len(part), metric
 
-    def _record(self, epoch: int, losses: Tensor | None, trained: Tensor | None) -> None:
+    def _validated(self, part: FeatureSet) -> list[dict[str, float]]:
+        """Return each head's loss and metrics."""
+        losses, metric = self._measure(part)
+        return [
+            {"loss": loss} | values for loss, values in zip(losses.tolist(), metric.values(), strict=True)
+        ]
+
+    def _record(self, epoch: int, losses: Tensor | None, trained: Metric | None) -> None:
         """Add an epoch to each head's history, or its failure; store the best epoch's parameters.
 
         Args:
             losses: of its steps, as from `_epoch`; None: before training.
-            trained: each head's metric on the training images, as from `_epoch`.
+            trained: the metric on the training images, as from `_epoch`.
         """
-        measured = {
-            split: [values.tolist() for values in self._measure(part)]
-            for split, part in self.validation.items()
-        }
-        metrics = [] if trained is None else trained.tolist()
-        name = self.score.name
+        measured = {split: self._validated(part) for split, part in self.validation.items()}
+        metrics = [] if trained is None else trained.values()
+        name, validated = self.headline, ("loss", *EPOCH_METRICS[self.headline])
         step = epoch * len(self.sizes)
         for i, fit in enumerate(self.fits):
             if fit.failure:
@@ -356,11 +322,11 @@ class _HeadBatch:
                 row["lr"] = self.heads[i].lr * self.recipe.curve.factor(step - 1, self.steps)
                 seen = sum(size * loss for size, loss in zip(self.sizes, steps, strict=True))
                 row["train/loss"] = seen / len(self.labels)
-                row[f"train/{name}"] = metrics[i]
+                row[f"train/{name}"] = metrics[i][name]
             for split in ("val", "selection"):
-                losses_, values = measured.get(split, ([None] * len(self.heads),) * 2)
-                row |= {f"{split}/loss": losses_[i], f"{split}/{name}": values[i]}
-            broken_at = next((s for s, (loss, _) in measured.items() if not math.isfinite(loss[i])), None)
+                values: Mapping[str, float] = measured[split][i] if split in measured else {}
+                row |= {f"{split}/{metric}": values.get(metric) for metric in validated}
+            broken_at = next((s for s, all_ in measured.items() if not math.isfinite(all_[i]["loss"])), None)
             if broken_at is not None:
                 when = f"after epoch {epoch}, step {step}, phase 0" if epoch else "before the first step"
                 fit.failure = f"{broken_at}/loss is {row[f'{broken_at}/loss']} {when}"

@@ -4,11 +4,6 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the number of images whose largest logit is their label's, (H,), for (H, K, B) logits."""
-    return (logits.max(1).indices == labels).sum(1)
-
-
 class CrossEntropy:
     """Cross-entropy with each head's label smoothing ε and class weights w, for an image of class y:
 

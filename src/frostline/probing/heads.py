@@ -102,8 +102,14 @@ class TrainedHead:
 
     @property
     def metric(self) -> str:
-        """The metric of its epochs: accuracy, or mAP with several labels per image."""
+        """The headline metric of its epochs: accuracy, or mAP with several labels per image."""
         return MAP if isinstance(self.run.loss, Bce) else ACCURACY
+
+    @property
+    def shown_metrics(self) -> tuple[str, ...]:
+        """The metrics of a probe on validation images: `metric`, what `trainer.monitor` names, the loss."""
+        monitor = self.run.trainer.monitor.removeprefix("val/")
+        return tuple(dict.fromkeys((self.metric, monitor, "loss")))
 
     @cached_property
     def thresholds(self) -> dict[str, list[float]]:

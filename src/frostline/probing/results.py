@@ -39,11 +39,10 @@ class Configuration:
 
     @cached_property
     def val(self) -> dict[str, Spread]:
-        """Metric and loss of the other heads, after their best epochs."""
+        """Metrics of the other heads, after their best epochs."""
         rows = [head.best for head in self.heads if head.fit.failure is None]
-        return {
-            name: spread([float(row[f"val/{name}"] or 0) for row in rows]) for name in (self.metric, "loss")
-        }
+        names = self.heads[0].shown_metrics
+        return {name: spread([float(row[f"val/{name}"] or 0) for row in rows]) for name in names}
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,9 @@ def short(key: str) -> str:
 
 def result_columns(head: TrainedHead) -> tuple[str, ...]:
     """Return the columns of heads.csv, after `HEAD_KEYS`."""
-    metric = head.metric
-    return "best_epoch", "train/loss", f"train/{metric}", "val/loss", f"val/{metric}", "failure"
+    train = "train/loss", f"train/{head.metric}"
+    *others, loss = (f"val/{name}" for name in head.shown_metrics)
+    return "best_epoch", *train, loss, *others, "failure"
 
 
 def csv_rows(runs: Sequence[Run], trained: Sequence[TrainedHead]) -> Iterator[list[Any]]:

@@ -2,10 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from frostline.base.metrics import monitors
 from frostline.base.repetitions import Repetition, repetitions
 from frostline.schema.data import (
     Augment,
@@ -132,15 +133,18 @@ def check_task(dataset: Dataset, config: Hyperparameters, keys: tuple[str, str])
             f"{prefix}loss.kind={loss} is for {'one label' if several else 'several labels'} per image, and"
             f" {task}; set {fix}{'' if several else f', or {place}.task=multi_label'}"
         )
-    wrong, right = ("val/accuracy", "val/mAP") if several else ("val/mAP", "val/accuracy")
+    measured = monitors(several_labels=several)
     metrics = {"trainer.monitor": config.trainer.monitor}
     for number, phase in enumerate(config.freeze.phases):
         for kind in ("plateau", "reaches"):
             if (metric := getattr(phase.until, kind, None)) is not None:
                 metrics[f"freeze.phases.{number}.until.{kind}"] = metric
     for key, metric in metrics.items():
-        if metric == wrong:
-            raise ValueError(f"{prefix}{key}={wrong} is not measured if {task}; set {right} or val/loss")
+        if metric in get_args(Monitor) and metric not in measured:
+            right = f"{', '.join(measured[:-1])} or {measured[-1]}"
+            raise ValueError(
+                f"{prefix}{key}={metric} is not measured after each epoch if {task}; set {right}"
+            )
     if several and config.trainer.sampling == "balanced":
         raise ValueError(
             f"{prefix}trainer.sampling=balanced draws images by their one label, and {task}; set"

@@ -27,7 +27,7 @@ class Plateau(Strict):
     """Until a validation metric has not improved for `patience` epochs."""
 
     plateau: str
-    """The metric: val/loss, val/accuracy, or val/mAP with several labels per image."""
+    """The metric, as `trainer.monitor`."""
     patience: Annotated[int, Field(ge=1)]
     """Epochs without improvement."""
     max: Annotated[Percent | Epochs | Steps, Field(description="60%, {epochs: 3} or {steps: 100}")]
@@ -40,9 +40,9 @@ class Reaches(Strict):
     """Until a validation metric is as good as `value`."""
 
     reaches: str
-    """The metric: val/loss, val/accuracy, or val/mAP with several labels per image."""
+    """The metric, as `trainer.monitor`."""
     value: NonNegative
-    """The phase ends when an accuracy is at least this value, or a loss at most this value."""
+    """The phase ends when the metric is at least this value, or a loss at most this value."""
     max: Annotated[Percent | Epochs | Steps, Field(description="60%, {epochs: 3} or {steps: 100}")]
     """The phase's longest length."""
 
@@ -178,7 +178,7 @@ class Bce(Strict):
 
 
 Loss = Annotated[CrossEntropy | Mse | Bce, Field(discriminator="kind")]
-Monitor = Literal["val/accuracy", "val/mAP", "val/loss"]
+Monitor = Literal["val/accuracy", "val/balanced_accuracy", "val/f1_macro", "val/mAP", "val/loss"]
 
 
 class NoAdapter(Strict):
@@ -315,7 +315,7 @@ class Trainer(Strict):
     """Where the run trains; auto: on a GPU if there is one."""
     monitor: Monitor
     """Selects the best epoch, whose weights are saved; ties: the lower val/loss, then the earlier epoch.
-    val/mAP is for several labels per image, val/accuracy for one."""
+    val/mAP and val/loss are for several labels per image, all but val/mAP for one."""
 
     def images_per_step(self, batch_size: int | None = None) -> int:
         """Return the images of an optimizer step, of a phase with its own batch size if it has one."""

@@ -14,7 +14,7 @@ from frostline.base.code import code_versions
 from frostline.base.formats import read_json
 from frostline.base.hashes import content_key, sha256_of
 from frostline.base.locks import exclusive
-from frostline.base.metrics import measured_metrics
+from frostline.base.metrics import measured_metrics, monitors
 from frostline.base.processes import sharing_cores
 from frostline.base.run_folder import CONFIG, METRICS, WEIGHTS
 from frostline.base.sharing import Share, share_of
@@ -37,8 +37,6 @@ Launch = Callable[[Worker, Sequence[str], int], None]
 LOSSES = 3
 """Launches in a row that lose workers while no trial ends, after which a sweep gives up."""
 POLL_SECONDS = 1.0
-EACH_EPOCH = ("val/accuracy", "val/mAP", "val/loss")
-"""The objectives that a trial reports after each epoch."""
 
 
 class WorkersLostError(Exception):
@@ -239,17 +237,10 @@ def check(settings: Sweep) -> None:
     """Check that a sweep's config is consistent.
 
     Raises:
-        FrostlineError: the pruner doesn't fit the objectives, or the sweep has no limit.
+        FrostlineError: a pruner has several objectives, or the sweep has no limit.
     """
-    if settings.pruner.kind != "none":
-        if len(settings.objectives) > 1:
-            raise FrostlineError("sweep.pruner: a pruner takes one objective; set sweep.pruner.kind=none")
-        if settings.objectives[0] not in EACH_EPOCH:
-            raise FrostlineError(
-                f"sweep.pruner: {settings.objectives[0]} is not measured after each epoch, but"
-                f" {', '.join(EACH_EPOCH[:-1])} and {EACH_EPOCH[-1]} are; set one of them, or"
-                " sweep.pruner.kind=none"
-            )
+    if settings.pruner.kind != "none" and len(settings.objectives) > 1:
+        raise FrostlineError("sweep.pruner: a pruner takes one objective; set sweep.pruner.kind=none")
     if settings.sampler.kind != "grid" and settings.trials is None and settings.minutes is None:
         raise FrostlineError("sweep: has no limit; set sweep.trials or sweep.minutes")
 
@@ -258,10 +249,12 @@ def check_objectives(settings: Sweep, composed: Experiment, stage: str) -> None:
     """Check that a sweep's objectives are measured.
 
     Raises:
-        FrostlineError: one is not measured with this loss, such as val/mAP with one label per image.
+        FrostlineError: one is not measured with this loss, such as val/mAP with one label per image; or not
+            after each epoch, which a pruner needs.
     """
     loss = composed.pretrain.loss if stage == "pretrain" else composed.loss
-    names = measured_metrics(several_labels=loss.kind == "bce")
+    several = loss.kind == "bce"
+    names = measured_metrics(several_labels=several)
     measured = [name for name in get_args(Objective) if name.removeprefix("val/") in names]
     for objective in settings.objectives:
         if objective not in measured:
@@ -269,6 +262,12 @@ def check_objectives(settings: Sweep, composed: Experiment, stage: str) -> None:
                 f"sweep.objectives: {objective} is not measured with loss.kind={loss.kind};"
                 f" {allowed(objective, measured)}"
             )
+    pruning, known = settings.pruner.kind != "none", monitors(several_labels=several)
+    if pruning and settings.objectives[0] not in known:
+        raise FrostlineError(
+            f"sweep.pruner: {settings.objectives[0]} is not measured after each epoch, but"
+            f" {', '.join(known[:-1])} and {known[-1]} are; set one of them, or sweep.pruner.kind=none"
+        )
 
 
 def _for_pretraining(settings: Sweep, composed: Experiment) -> Sweep:

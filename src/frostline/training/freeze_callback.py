@@ -31,8 +31,8 @@ class FreezeSchedule(pl.Callback):
 
     The module's `configure_optimizers` must return one optimizer of all parameters and no scheduler: the
     schedule's learning rates are factors of the optimizer's own. If a phase may end early or restores its
-    best weights, validation must log the metric that it monitors: `val/loss`, `val/accuracy` or `val/mAP`.
-    Patience counts validations. A resumed run gives the same result as one that was not interrupted.
+    best weights, validation must log the metric that it monitors, such as `val/accuracy`. Patience counts
+    validations. A resumed run gives the same result as one that was not interrupted.
 
     Args:
         schedule: the name of a ready-made schedule, such as "gradual"; a YAML file; or its groups and phases.

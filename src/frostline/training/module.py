@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from frostline import schema
-from frostline.base.metrics import ACCURACY, MAP
+from frostline.base.confusion import Confusion
+from frostline.base.metrics import ACCURACY, MAP, class_metrics
 from frostline.base.multi_label_metrics import mean_average_precision
 from frostline.base.seeds import derive, seed_dropout
 from frostline.data.loading.class_balance import class_weights, positive_weights
@@ -97,7 +98,7 @@ class Classifier(pl.LightningModule):
         self.network = network
         self.plan, self.optimizer_config, self.seed = plan, optimizer, seed
         self.headline = MAP if isinstance(loss, schema.Bce) else ACCURACY
-        """The metric of each epoch, besides the loss."""
+        """The metric of the training images in each epoch, besides the loss; see `EPOCH_METRICS`."""
         self.criterion = LOSSES[loss.kind](loss, class_counts)
         self.penalty = penalty
         self.execution = Execution("fp32", "fp32", channels_last=False)
@@ -158,7 +159,7 @@ class Classifier(pl.LightningModule):
             else:
                 logits = self(self._data.validation_images(split, rows.cpu(), self.device))
             self._loss(logits, labels)
-        self._count_hits()
+        self._collect_predictions()
 
     def on_train_start(self) -> None:
         """Move the totals of a resumed epoch to the device: checkpoints are loaded to the CPU."""
@@ -256,7 +257,7 @@ class Classifier(pl.LightningModule):
         loss = self.criterion(logits.float(), labels, image_weights)
         if not self._totals:
             zero = torch.zeros((), device=labels.device)
-            self._totals = {"loss": zero, "hits": zero.long(), "count": 0, "ranked": []}
+            self._totals = {"loss": zero, "hits": zero.long(), "count": 0, "predicted": []}
         # Summed step by step: rounding must not depend on the number of steps per batch.
         self._totals["loss"].add_(loss.detach(), alpha=len(labels))
         self._totals["count"] += len(labels)
@@ -264,24 +265,45 @@ class Classifier(pl.LightningModule):
         return loss
 
     def _count_hits(self) -> None:
-        """Add the steps since the last call to the totals: correct predictions, or all logits for mAP."""
+        """Add training images since the last call to the totals: correct predictions, or logits for mAP."""
+        if self.headline == MAP:
+            self._collect_predictions()
+            return
+        self._totals["hits"].add_(hits(*self._taken()))
+
+    def _collect_predictions(self) -> None:
+        """Add the images since the last call to the totals: their predictions, or logits, which mAP ranks."""
+        logits, labels = self._taken()
+        several = self.headline == MAP
+        pair = (logits.float().cpu(), labels.cpu()) if several else (logits.argmax(1), labels)
+        self._totals["predicted"].append(pair)
+
+    def _taken(self) -> tuple[Tensor, Tensor]:
+        """Return the logits and labels of the images since the last call."""
         logits, labels = map(torch.cat, zip(*self._uncounted, strict=True))
-        if self.headline == MAP:  # it ranks all images of the epoch
-            self._totals["ranked"].append((logits.float().cpu(), labels.cpu()))
-        else:
-            self._totals["hits"].add_(hits(logits, labels))
         self._uncounted = []
+        return logits, labels
 
     def _reduce(self, split: str) -> None:
         totals, self._totals = self._totals, {}
         metrics = self.trainer.callback_metrics
         metrics[f"{split}/loss"] = (totals["loss"].double() / totals["count"]).cpu()
-        if self.headline == MAP:
-            logits, labels = map(torch.cat, zip(*totals["ranked"], strict=True))
-            value = torch.tensor(mean_average_precision(logits, labels), dtype=torch.float64)
+        if totals["predicted"]:
+            predicted, labels = (torch.cat(part).cpu() for part in zip(*totals["predicted"], strict=True))
+            several = self.headline == MAP
+            values = (
+                {MAP: mean_average_precision(predicted, labels)} if several else _by_class(predicted, labels)
+            )
         else:
-            value = (totals["hits"].double() / totals["count"]).cpu()
-        metrics[f"{split}/{self.headline}"] = value
+            values = {ACCURACY: float(totals["hits"].double() / totals["count"])}
+        metrics |= {f"{split}/{name}": torch.tensor(v, dtype=torch.float64) for name, v in values.items()}
+
+
+def _by_class(predictions: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return the metrics of (N,) predictions."""
+    highest = int(torch.maximum(predictions, labels).max())  # later classes do not count
+    counts = Confusion.of(labels, predictions, highest + 1)
+    return class_metrics(counts.hits, counts.labelled, counts.predicted)
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.base.files import write_text
 from frostline.base.formats import canonical_json, csv_text, read_csv, read_json, yaml_text
 from frostline.base.hashes import sha256_of
-from frostline.base.metrics import headline
+from frostline.base.metrics import EPOCH_METRICS, headline
 from frostline.base.run_folder import CONFIG, HISTORY, TRAINING, WEIGHTS
 from frostline.data.loading.label_budget import LabelBudget
 from frostline.features.execution import Execution
@@ -94,13 +94,10 @@ def record_outputs(tracked_run: TrackedRun, plan: FreezePlan, timing: Mapping[st
     """Record the final metrics of a finished run, and its files in `out`."""
     summary: dict[str, Any] = read_json(out / TRAINING)
     best = read_csv(out / HISTORY)[summary["best_epoch"]]
-    metric = headline(best)
-    on_selection = [name for name in ("selection/loss", f"selection/{metric}") if best.get(name)]
+    names = "loss", *EPOCH_METRICS[headline(best)]
+    measured = [f"{split}/{name}" for split in ("val", "selection") for name in names]
     tracked_run.log_metrics(
-        {
-            f"best/{name}": float(best[name] or 0)
-            for name in ("epoch", "val/loss", f"val/{metric}", *on_selection)
-        }
+        {f"best/{name}": float(best[name]) for name in ("epoch", *measured) if best[name]}
         | {name: timing[name] for name in ("train_seconds", "images_per_second")}
     )
     tracked_run.set_tags(

@@ -21,7 +21,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from frostline import schema
 from frostline.base.files import set_aside
 from frostline.base.hashes import sha256_of
-from frostline.base.metrics import deciding_metrics, score
+from frostline.base.metrics import EPOCH_METRICS, deciding_metrics, score
 from frostline.console import signals
 from frostline.console.errors import FrostlineError, TrainingFailed
 from frostline.features.execution import device_of
@@ -39,8 +39,8 @@ from frostline.training.module import Classifier, NotFinite
 from frostline.training.outputs import Fit, Row
 from frostline.training.trainable import freeze_all
 
-MEASURED = ("train", "val", "selection")
-"""The splits of a row of the history."""
+VALIDATED = ("val", "selection")
+"""The splits of a row of the history that are measured after each epoch."""
 BEST_WEIGHTS = "best.safetensors"
 """If the loss becomes NaN: the file of the best epoch's weights, in the checkpoint folder."""
 SAVE_EVERY_SECONDS = 10.0
@@ -55,10 +55,11 @@ def history_columns(headline: str) -> tuple[str, ...]:
     """Return the keys of a row of the history.
 
     Args:
-        headline: the metric besides the loss, accuracy or mAP.
+        headline: the metric of the training images besides the loss, accuracy or mAP.
     """
-    place = "epoch", "step", "phase", "lr"
-    return *place, *(f"{split}/{metric}" for split in MEASURED for metric in ("loss", headline))
+    train = "epoch", "step", "phase", "lr", "train/loss", f"train/{headline}"
+    metrics = "loss", *EPOCH_METRICS[headline]
+    return *train, *(f"{split}/{metric}" for split in VALIDATED for metric in metrics)
 
 
 OnEpoch = Callable[[Row], None]

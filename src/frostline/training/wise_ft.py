@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from frostline import schema
-from frostline.base.metrics import deciding_metrics, headline, score, task_metrics
+from frostline.base.metrics import EPOCH_METRICS, deciding_metrics, headline, score, task_metrics
 from frostline.training.averaging import Score, best_alpha, interpolate
 from frostline.training.inference import logits_of
 
@@ -42,7 +42,8 @@ def sweep_alphas(
         for split, images in data.validation.items():
             logits = logits_of(network, images.pixels, data.spec, run.trainer)
             metrics = task_metrics(logits, images.labels)
-            row |= {f"{split}/{name}": metrics[name] for name in (headline(metrics), "loss")}
+            names = *EPOCH_METRICS[headline(metrics)], "loss"
+            row |= {f"{split}/{name}": metrics[name] for name in names}
         curve.append(row)
         return tuple(score(name, row[name]) for name in deciding)
 
