@@ -96,6 +96,15 @@ def test_the_headline_follows_the_labels():
     assert headlines({"val": several, "test": several}, ["test", "val"]) == (
         f"test mAP {several['mAP']:.4f}, val mAP {several['mAP']:.4f}"
     )
+    shown = f"(micro F1 {several['f1_micro']:.4f}, macro F1 {several['f1_macro']:.4f})"
+    assert headlines({"val": several, "test": several}, ["test", "val"], details=True) == (
+        f"test mAP {several['mAP']:.4f} {shown}, val mAP {several['mAP']:.4f}"
+    )
+    shown = f"(balanced {one['balanced_accuracy']:.4f}, macro F1 {one['f1_macro']:.4f})"
+    assert (
+        headlines({"val": one}, ["test", "val"], details=True)
+        == f"val accuracy {one['accuracy']:.4f} {shown}"
+    )
     with pytest.raises(ValueError, match="don't match"):
         multi_label_metrics(logits, truth[:, 0])
     with pytest.raises(ValueError, match="not finite"):

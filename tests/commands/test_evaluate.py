@@ -8,8 +8,9 @@ from frostline.commands import main
 def test_a_finished_run_can_be_measured_again(finished):
     before = (finished.folder / "runs/one/metrics.json").read_bytes()
     out, _ = finished("evaluate", "runs/one", "--out", "again")
-    accuracy = json.loads(before)["test"]["accuracy"]
-    assert out == f"again: test accuracy {accuracy:.4f}\n"
+    test = json.loads(before)["test"]
+    details = f"(balanced {test['balanced_accuracy']:.4f}, macro F1 {test['f1_macro']:.4f})"
+    assert out == f"again: test accuracy {test['accuracy']:.4f} {details}\n"
     assert (finished.folder / "again/metrics.json").read_bytes() == before
     assert {path.name for path in (finished.folder / "again").iterdir()} == {
         "metrics.json",

@@ -127,8 +127,10 @@ def test_predict_and_evaluate_take_it(photo_run, tmp_path, capsys):
     measured = json.loads((tmp_path / "five" / "metrics.json").read_text())
     recorded = json.loads((photo_run / "metrics.json").read_text())
     assert measured["test_without_tta"]["accuracy"] == recorded["test"]["accuracy"]
+    test = measured["test"]
     assert capsys.readouterr().out == (
-        f"{tmp_path / 'five'}: test accuracy {measured['test']['accuracy']:.4f},"
+        f"{tmp_path / 'five'}: test accuracy {test['accuracy']:.4f}"
+        f" (balanced {test['balanced_accuracy']:.4f}, macro F1 {test['f1_macro']:.4f}),"
         f" {recorded['test']['accuracy']:.4f} without test-time augmentation\n"
     )
     assert cli.main(["predict", str(photo_run), *paths, "--tta", "five_crop", "--batch-size", "3"]) == 0

@@ -64,7 +64,9 @@ def test_classes_are_matched_by_name_and_may_be_missing(here, capsys):
     right = sum(row["label"] == row["prediction"] for row in rows) / len(rows)
     metrics = json.loads((out / "metrics.json").read_text())
     assert (metrics["test"]["accuracy"], metrics["test"]["n"]) == (right, 12)
-    assert shown.out == f"{out}: photos_b accuracy {right:.4f} (12 images)\n"
+    balanced, f1 = metrics["test"]["balanced_accuracy"], metrics["test"]["f1_macro"]
+    details = f"(balanced {balanced:.4f}, macro F1 {f1:.4f})"
+    assert shown.out == f"{out}: photos_b accuracy {right:.4f} {details}, 12 images\n"
     lacking = "photos_b has images of 2 of the run's 3 classes, none of 'cat'"
     assert f"warning: {lacking}\n" in shown.err
     about = json.loads((out / "test_set.json").read_text())
@@ -169,9 +171,9 @@ def test_a_table_with_other_columns_and_a_test_split(here, capsys):
     )
     columns = ["dataset.columns.image=file", "dataset.columns.label=diagnosis"]
     shown = evaluate(capsys, "--on", "site_b.csv", *columns)
-    assert shown.out.endswith("(6 images)\n")
+    assert shown.out.endswith(", 6 images\n")
     shown = evaluate(capsys, "--on", "site_b.csv", *columns, "dataset.columns.split=null", "--out", "all")
-    assert shown.out.endswith("(12 images)\n")
+    assert shown.out.endswith(", 12 images\n")
 
 
 def test_tables_have_the_runs_columns(here, capsys):
@@ -182,7 +184,7 @@ def test_tables_have_the_runs_columns(here, capsys):
     columns = ["dataset.columns.image=file", "dataset.columns.label=what"]
     data = ["dataset=table", "dataset.file=a.csv"]
     assert cli.main(["finetune", *data, *columns, *TINY, "out=run", "--force"]) == 0
-    assert evaluate(capsys, "--on", "b.csv").out.endswith("(5 images)\n")
+    assert evaluate(capsys, "--on", "b.csv").out.endswith(", 5 images\n")
 
 
 def test_several_labels(here, capsys):
@@ -200,7 +202,8 @@ def test_several_labels(here, capsys):
     assert cli.main(["finetune", *several, *TINY, "out=run", "--force"]) == 0
     shown = evaluate(capsys, "--on", "b.csv")
     metrics = json.loads(Path("run/test_sets/b/metrics.json").read_text())["test"]
-    assert shown.out == f"run/test_sets/b: b mAP {metrics['mAP']:.4f} (18 images)\n"
+    micro, macro = (f"{kind} F1 {metrics[f'f1_{kind}']:.4f}" for kind in ("micro", "macro"))
+    assert shown.out == f"run/test_sets/b: b mAP {metrics['mAP']:.4f} ({micro}, {macro}), 18 images\n"
     assert Path("run/test_sets/b/per_class.csv").is_file()
     refused = evaluate(capsys, "--on", "more", status=2).err
     assert refused.startswith(
@@ -215,7 +218,7 @@ def test_bad_images_stop_it_or_are_skipped_with_a_warning(here, capsys):
     assert "frostline: error: photos_b has a file that can't be used: cat/broken.png is truncated" in error
     shown = evaluate(capsys, "--on", "photos_b", "dataset.on_bad_image=skip")
     assert "warning: 1 file was skipped" in shown.err
-    assert shown.out.endswith("(9 images)\n")
+    assert shown.out.endswith(", 9 images\n")
 
 
 def test_test_time_augmentation(here, capsys):

@@ -25,9 +25,15 @@ WITHOUT_TTA = "_without_tta"
 """Suffix of the held-out split's name for its metrics without test-time augmentation, if that is used."""
 ACCURACY, MAP = "accuracy", "mAP"
 """The headline metrics with one label per image and with several; see `headline`."""
-EPOCH_METRICS = {ACCURACY: (ACCURACY, "balanced_accuracy", "f1_macro"), MAP: (MAP,)}
+BALANCED = "balanced_accuracy"
+EPOCH_METRICS = {ACCURACY: (ACCURACY, BALANCED, "f1_macro"), MAP: (MAP,)}
 """Headline metric → what is measured on validation images after each epoch, besides the loss. F1 of several
 labels is not among it: its thresholds are chosen after training."""
+DETAILS = {
+    ACCURACY: {BALANCED: "balanced", "f1_macro": "macro F1"},
+    MAP: {"f1_micro": "micro F1", "f1_macro": "macro F1"},
+}
+"""Headline metric → what is shown beside it, with its short name: it differs where classes are unbalanced."""
 MAJORITY = "test/majority_rate"
 """MLflow's metric for the accuracy of always predicting the most frequent class."""
 ECE_BINS = 15
@@ -84,7 +90,7 @@ def class_metrics(
     seen = labelled + predicted > 0
     return {
         ACCURACY: float(hits.sum() / labelled.sum()),
-        "balanced_accuracy": float((hits[known] / labelled[known]).mean()),
+        BALANCED: float((hits[known] / labelled[known]).mean()),
         "f1_macro": float((2 * hits[seen] / (labelled + predicted)[seen]).mean()),
     }
 
@@ -124,15 +130,23 @@ def headline_value(metrics: Mapping[str, float]) -> float:
     return metrics[headline(metrics)]
 
 
-def headlines(measured: Mapping[str, Mapping[str, float]], splits: Iterable[str]) -> str:
+def headlines(
+    measured: Mapping[str, Mapping[str, float]], splits: Iterable[str], *, details: bool = False
+) -> str:
     """Return the headline metric of some splits as text: ``test accuracy 0.9400, val accuracy 0.9500``.
 
     Args:
         measured: split → its metrics.
         splits: those that are not measured are left out.
+        details: whether `DETAILS` of the first split follow in brackets.
     """
-    parts = {split: measured[split] for split in splits if split in measured}
-    return ", ".join(f"{split} {headline(part)} {headline_value(part):.4f}" for split, part in parts.items())
+    texts: list[str] = []
+    for split in splits:
+        if part := measured.get(split):
+            text = f"{split} {headline(part)} {headline_value(part):.4f}"
+            shown = ", ".join(f"{name} {part[key]:.4f}" for key, name in DETAILS[headline(part)].items())
+            texts.append(f"{text} ({shown})" if details and not texts else text)
+    return ", ".join(texts)
 
 
 def held_out(measured: Mapping[str, Any]) -> str:

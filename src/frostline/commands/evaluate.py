@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
         split = held_out(metrics)
         plain = metrics.get(split + WITHOUT_TTA)
         without = f", {headline_value(plain):.4f} without test-time augmentation" if plain else ""
-        print(f"{arguments.out or folder}: {headlines(metrics, [split])}{without}")
+        print(f"{arguments.out or folder}: {headlines(metrics, [split], details=True)}{without}")
     else:
         raise FrostlineError("evaluate: name a finished run: its folder, id or name, best or last")
 
@@ -104,8 +104,8 @@ def _further_test_set(folder: Path, arguments: argparse.Namespace) -> None:
     chosen = evaluate_on.Options(arguments.overrides, arguments.out, arguments.force, arguments.tta)
     measured = evaluate_on.run(folder, arguments.on, chosen)
     metrics = measured.metrics["test"]
-    headline = headlines({measured.name: metrics}, [measured.name])
-    print(f"{measured.out}: {headline} ({counted(int(metrics['n']), 'image')})")
+    headline = headlines({measured.name: metrics}, [measured.name], details=True)
+    print(f"{measured.out}: {headline}, {counted(int(metrics['n']), 'image')}")
 
 
 def _pipeline_stage(arguments: argparse.Namespace) -> None:

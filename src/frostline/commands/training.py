@@ -87,7 +87,7 @@ def _sweep(arguments: argparse.Namespace, stage: str) -> None:
 
 
 def _single_run(arguments: argparse.Namespace, stage: str) -> None:
-    """Train once, and print the headline metric and the epoch of the saved weights."""
+    """Train once, and print the main metrics and the epoch of the saved weights."""
     from frostline.base.metrics import headlines
     from frostline.config import compose
     from frostline.pipeline import unread
@@ -101,7 +101,7 @@ def _single_run(arguments: argparse.Namespace, stage: str) -> None:
     done = Job(stage, arguments.force)(composed, choices)
     trainer = composed.pretrain.trainer if stage == "pretrain" else composed.trainer
     saved = _saved_epoch(done.out, trainer.monitor)
-    print(f"{done.out}: {headlines(done.metrics, ('test', 'val'))}{saved}")
+    print(f"{done.out}: {headlines(done.metrics, ('test', 'val'), details=True)}{saved}")
 
 
 def _saved_epoch(out: Path, monitor: str) -> str:
