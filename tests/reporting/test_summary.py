@@ -1,14 +1,14 @@
 """What the study's numbers say of it, and what a reader is told before trusting them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from tests.reporting.study import DEFAULT, MONITOR, SEEDS, Shape, write_study
+from tests.reporting.study import DEFAULT, MONITOR, SEEDS, TEST_IMAGES, Shape, write_study
 
 from frostline.base.files import write_text
-from frostline.base.formats import canonical_json
+from frostline.base.formats import canonical_json, csv_text
 from frostline.pipeline.report.stage import write_report
 from frostline.reporting import page, tables
 from frostline.reporting.inputs import read_arms
@@ -170,6 +170,50 @@ def test_an_arm_below_the_majority_class_is_named(tmp_path: Path) -> None:
     )
     assert as_json(study)["majority"]["rate"] >= 0.95
     assert [note for note in study.notes if "always predicting common" in note]
+
+
+def _one_class(artifacts: Path, arms: Sequence[str], balanced: float, accuracy: float = 0.9) -> None:
+    """Let all runs of `arms` have these test metrics; nine of ten images are of the class `common`."""
+    for arm in arms:
+        for path in (artifacts / "evaluate" / arm).glob("seed-*/predictions.csv"):
+            rows = [[i, "common" if i % 10 else "rare", "common", 1.0] for i in range(TEST_IMAGES)]
+            write_text(path, csv_text(("id", "label", "prediction", "confidence"), rows))
+        path = artifacts / "evaluate" / arm / "metrics.json"
+        content = json.loads(path.read_text())
+        for number, run in enumerate(content["seeds"].values()):
+            less = 0.01 * number if arm == "scratch" else 0.0  # so that gains differ
+            run["test"] |= {"accuracy": accuracy - less, "balanced_accuracy": balanced}
+        write_text(path, canonical_json(content))
+
+
+@pytest.mark.parametrize(
+    ("full", "learned"),
+    [
+        ({"balanced": 0.5}, False),
+        ({"balanced": 0.5, "accuracy": 0.4}, False),
+        ({"balanced": 0.5, "accuracy": 0.91}, True),
+        ({"balanced": 0.8, "accuracy": 0.7}, True),  # its loss has class weights
+    ],
+)
+def test_if_all_predict_one_class_nothing_was_learned(full, learned, tmp_path: Path) -> None:
+    artifacts = write_study(tmp_path, TWO)
+    _one_class(artifacts, ["scratch"], 0.5, 0.3)
+    _one_class(artifacts, ["full"], **full)
+    study = _study(artifacts, TWO)
+    assert study.sentence.startswith("Nothing was learned") is not learned
+    assert study.headline.startswith("Nothing was learned by full or from scratch") is not learned
+    written = as_json(study)
+    assert written["verdict"]["sentence"] == study.sentence
+    assert {study.outcome, written["verdict"]["outcome"], written["arms"]["full"]["verdict"]} == {
+        "helped" if learned else "undecided"
+    }
+
+
+def test_a_baseline_that_learned_is_enough_for_a_verdict(tmp_path: Path) -> None:
+    artifacts = write_study(tmp_path, TWO)
+    _one_class(artifacts, ["full"], 0.5)
+    _one_class(artifacts, ["scratch"], 0.9, 0.96)
+    assert _study(artifacts, TWO).sentence.startswith("Transfer hurt: full loses 4.0 points")
 
 
 def test_a_head_that_starts_anew_has_no_jumpstart_and_an_omitted_arm_is_said(tmp_path: Path) -> None:

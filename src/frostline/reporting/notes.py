@@ -105,7 +105,7 @@ def _missing(repeats: Repeats, arm: ArmSummary) -> str:
 
 def _below(arm: ArmSummary, majority: Majority | None) -> str:
     accuracy = arm.score.mean
-    if majority is None or accuracy > majority.rate:
+    if majority is None or majority.is_beaten_by(accuracy):
         return ""
     return (
         f"{arm.name} is at {words.percent(accuracy)} on {majority.split}, not above the"

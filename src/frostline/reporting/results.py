@@ -10,7 +10,11 @@ from frostline.reporting.inputs import Selection
 from frostline.reporting.repeats import Repeats
 from frostline.reporting.verdict import Verdict
 from frostline.schema import StudySetup
+from frostline.stats import transfer
 from frostline.stats.transfer import BASELINE, Estimate, Gain, Outcome, TimeToThreshold
+
+ROUNDING = 1e-9
+"""Means of the same accuracies over different runs differ by less."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Point:
 class BaselineComparison:
     """An arm compared with the baseline, over shared seeds."""
 
-    outcome: Outcome
+    learned: bool
+    """Whether the arm or the baseline is better than always predicting one class."""
     gain: Gain
     """In test accuracy or mAP."""
     pair: tuple[Estimate, Estimate]
@@ -38,6 +43,11 @@ class BaselineComparison:
     """In the best validation accuracy of the run."""
     transfer_ratio: Estimate | None
     """Of the areas under the validation curves: (arm − baseline) / baseline."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether transfer helped; undecided if nothing was learned."""
+        return transfer.verdict(self.gain) if self.learned else "undecided"
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,11 @@ class Majority:
     name: str
     """The class; of equally frequent classes, the first."""
     rate: float
-    """Its share of the split's images, 0…1."""
+    """Its share of the split's images, 0…1; over folds, the mean."""
+
+    def is_beaten_by(self, accuracy: float) -> bool:
+        """Return whether an accuracy is above the rate."""
+        return accuracy > self.rate + ROUNDING
 
     @property
     def sentence(self) -> str:
@@ -147,6 +161,7 @@ class Summary:
             self.outcome,
             arm=chosen.name if chosen else None,
             gain=chosen.comparison.gain if chosen and chosen.comparison else None,
+            learned=chosen.comparison.learned if chosen and chosen.comparison else True,
             score=score,
             baseline=own_baseline,
             measured=self.measured,

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from frostline.base.metrics import MAP, SHARES
+from frostline.base.metrics import ACCURACY, BALANCED, MAP, SHARES
 from frostline.reporting.inputs import Arm, SeedRun
 from frostline.reporting.notes import report_notes, selection_of
 from frostline.reporting.repeats import Repeats
-from frostline.reporting.results import ArmSummary, BaselineComparison, Majority, Point, Summary
+from frostline.reporting.results import ROUNDING, ArmSummary, BaselineComparison, Majority, Point, Summary
 from frostline.stats import transfer
 from frostline.stats.transfer import BASELINE, Estimate, Gain
 
@@ -33,13 +33,13 @@ def summarize(
     """
     baseline = next((arm for arm in arms if arm.name == BASELINE), None)
     longest = max(len(run.val_curve) - 1 for arm in arms for run in arm.runs.values())
-    comparison = _comparisons(arms, baseline, longest, repeats.overlap)
     over = _Over(repeats.overlap, longest)
+    majority = _majority(arms)
+    comparison = _comparisons(arms, baseline, majority, over)
     summaries = [_summary(arm, baseline, comparison.get(arm.name), over) for arm in arms]
     candidates = [arm for arm in summaries if arm.name != BASELINE]
     # Chosen on validation, so that the gain on test is not selected on itself; ties go to the first.
     chosen = max(candidates, key=lambda arm: arm.val_score.mean, default=None)
-    majority = _majority(arms, "test" if summaries[0].test else "validation")
     return Summary(
         study=study,
         monitor=monitor,
@@ -65,22 +65,40 @@ class _Over:
     """Of the longest run of all arms."""
 
 
-def _majority(arms: Sequence[Arm], split: str) -> Majority | None:
+def _majority(arms: Sequence[Arm]) -> Majority | None:
     """Return the majority class; all runs of a fold are measured on the same images. None: several labels."""
     if arms[0].headline == MAP:
         return None
     of_fold = {repetition.fold: run.labels for repetition, run in arms[0].runs.items()}
-    labels = [label for part in of_fold.values() for label in part]
-    name, count = min(Counter(labels).items(), key=lambda item: (-item[1], item[0]))
-    return Majority(split, name, count / len(labels))
+    counts = Counter(label for part in of_fold.values() for label in part)
+    name = min(counts, key=lambda label: (-counts[label], label))
+    split = "test" if arms[0].held_out == "test" else "validation"
+    return Majority(split, name, fmean(part.count(name) / len(part) for part in of_fold.values()))
+
+
+def _has_learned(arm: Arm, majority: Majority | None, overlap: float) -> bool:
+    """Return whether an arm is better than always predicting one class.
+
+    Balanced accuracy counts, too: with weighted classes, accuracy may be below the majority class's share.
+    """
+    if majority is None or majority.is_beaten_by(fmean(arm.metric(arm.held_out, ACCURACY).values())):
+        return True
+    balanced = list(arm.metric(arm.held_out, BALANCED).values())
+    if not balanced:
+        return False
+    own = transfer.estimate(balanced, bounds=SHARE, overlap=overlap)
+    chance = fmean(1 / len(set(run.labels)) for run in arm.runs.values())
+    return (own.mean if own.low is None else own.low) > chance + ROUNDING
 
 
 def _comparisons(
-    arms: Sequence[Arm], baseline: Arm | None, epochs: int, overlap: float
+    arms: Sequence[Arm], baseline: Arm | None, majority: Majority | None, over: "_Over"
 ) -> dict[str, BaselineComparison]:
     """Compare each arm with the baseline, where they share a repetition."""
     if baseline is None:
         return {}
+    overlap = over.overlap
+    learned = {arm.name: _has_learned(arm, majority, overlap) for arm in arms}
     gains: dict[str, Gain] = {}
     pairs: dict[str, tuple[Estimate, Estimate]] = {}
     for arm in arms:
@@ -104,13 +122,13 @@ def _comparisons(
         asymptote = transfer.asymptote(own, base, overlap=overlap)
         assert asymptote is not None
         result[arm.name] = BaselineComparison(
-            outcome=transfer.verdict(gains[arm.name]),
+            learned=learned[arm.name] or learned[baseline.name],
             gain=gains[arm.name],
             pair=pairs[arm.name],
             p_holm=corrected.get(arm.name),
             jumpstart=jumpstart if _is_informed(arm) else None,
             asymptote=asymptote,
-            transfer_ratio=transfer.transfer_ratio(own, base, epochs, overlap=overlap),
+            transfer_ratio=transfer.transfer_ratio(own, base, over.epochs, overlap=overlap),
         )
     return result
 

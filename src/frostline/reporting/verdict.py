@@ -20,7 +20,7 @@ class Verdict:
     """The verdict on the arm that represents the transfer."""
 
     outcome: Outcome
-    """`stats.transfer.verdict` of `gain`."""
+    """Whether transfer helped, by `gain`; undecided if nothing was learned."""
     arm: str | None
     """None: there is no arm besides the baseline."""
     gain: Gain | None
@@ -33,6 +33,8 @@ class Verdict:
     """What the estimates are over."""
     measured: str = "test"
     """The split: test or validation."""
+    learned: bool = True
+    """Whether the arm or the baseline is better than always predicting one class."""
     metric: str = ACCURACY
     """The metric of score, baseline and gain: accuracy or mAP."""
     others: Mapping[str, Outcome] = field(default_factory=dict)
@@ -45,7 +47,12 @@ class Verdict:
             return "Undecided: this study can't tell whether transfer helped"
         if self.outcome != "undecided":
             return f"Transfer {self.outcome}: {words.points(self.gain.mean)} {self._unit}"
-        named, counted = (f"Undecided for {self.arm}{self._contrast(most)}" for most in (MOST_NAMED, 0))
+        found = (
+            f"Undecided for {self.arm}"
+            if self.learned
+            else f"Nothing was learned by {self.arm} or from scratch"
+        )
+        named, counted = (f"{found}{self._contrast(most)}" for most in (MOST_NAMED, 0))
         return named if len(named) <= LONGEST_HEADLINE else counted
 
     def _contrast(self, most: int = MOST_NAMED) -> str:
@@ -80,6 +87,11 @@ class Verdict:
             )
         amount = f"{words.points(gain.mean)} {self._unit}"
         pair = f"{words.percent(self.score.mean)} against {words.percent(self.baseline.mean)} from scratch"
+        if not self.learned:
+            return (
+                f"Nothing was learned, so nothing can be said of the transfer: neither {arm} nor training"
+                f" from scratch ({pair}) is better than always predicting one class{self._contrast()}."
+            )
         if gain.p is None and gain.n == 1:
             single, more = f"a single {self.repeats.noun}", self.repeats.over
             return f"Undecided: {single} of {arm} shows {amount} ({pair}) and no interval; run more {more}."
