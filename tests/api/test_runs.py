@@ -239,7 +239,10 @@ def test_an_image_that_can_not_be_read(run, here):
     predictions = run.predict([here / "no.png", np.zeros((9, 9), np.uint8)])
     assert [bool(row.error) for row in predictions] == [True, False]
     assert predictions[0].label is None
-    assert predictions.to_pandas()["error"].astype(bool).tolist() == [True, False]
+    frame = predictions.to_pandas()
+    assert list(frame)[:4] == ["image", "prediction", "confidence", "error"]
+    assert frame["prediction"].tolist()[1] == predictions[1].label
+    assert frame["error"].astype(bool).tolist() == [True, False]
     assert "no.png" in predictions._repr_html_()
     with pytest.raises(fl.FrostlineError, match=r"none\.png doesn't exist"):
         run.predict([here / "no.png", here / "none.png"])

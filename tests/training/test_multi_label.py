@@ -14,6 +14,7 @@ from tests.data.tables import table, write_table
 from tests.tiny import NOTHING, arm_of, run_config
 
 from frostline import schema
+from frostline.api.runs import Run
 from frostline.base.formats import read_csv, read_json
 from frostline.commands import predict
 from frostline.console.errors import FrostlineError
@@ -165,16 +166,21 @@ def test_predict_lists_the_labels_above_their_thresholds(listed, study):
     found = list(prediction.predict(trained, paths))
     assert [";".join(row.labels) for row in found] == [line["predictions"] for line in lines]
     header, *cells = csv.reader(prediction.label_lines(found, trained.classes))
-    assert header == ["image", "predictions", *CLASSES, "error"]
+    assert header == ["image", "predictions", "confidence", *CLASSES, "error"]
     assert [row[1] for row in cells] == [line["predictions"] for line in lines]
+    confidences = [float(line["confidence"]) for line in lines]
+    assert [float(row[2]) for row in cells] == pytest.approx(confidences, rel=1e-5)
     shown = json.loads("".join(prediction.json_lines(found, 3)))
-    assert list(shown[0]) == ["image", "predictions", "probabilities"]
+    assert list(shown[0]) == ["image", "predictions", "confidence", "probabilities"]
     assert set(shown[0]["probabilities"]) == set(CLASSES)
+    frame = Run(folder).predict(paths).to_pandas()
+    assert frame["predictions"].tolist() == [line["predictions"] for line in lines]
+    assert frame["confidence"].tolist() == pytest.approx(confidences, rel=1e-5)
 
 
 def test_classes_that_are_called_like_columns_have_a_prefix():
     (header,) = csv.reader(prediction.label_lines([], ["error", "image", "images"]))
-    assert header == ["image", "predictions", "class error", "class image", "images", "error"]
+    assert header == ["image", "predictions", "confidence", "class error", "class image", "images", "error"]
 
 
 def test_an_exported_model_knows_its_task_and_thresholds(study, tmp_path):

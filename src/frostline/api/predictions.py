@@ -14,6 +14,7 @@ from frostline.config.hints import IMAGES, check_path
 from frostline.console.errors import FrostlineError
 from frostline.data.loading.resize import format_of
 from frostline.data.reading.bands import PLAIN, PixelFormat
+from frostline.data.reading.label_sets import joined
 from frostline.schema import Dataset
 from frostline.serving import prediction
 from frostline.serving.image_files import image_files
@@ -43,11 +44,8 @@ class Prediction:
     """Why the image can't be used, as a clause that follows its name."""
     labels: tuple[str, ...] = ()
     """With several labels per image: those whose probability reaches their threshold; else `label` alone."""
-
-    @property
-    def confidence(self) -> float:
-        """The probability of the label."""
-        return self.probabilities[self.label] if self.label is not None else 0.0
+    confidence: float = 0.0
+    """The probability of the label; with several labels per image, of the least certain decision."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +78,25 @@ class Predictions(Sequence[Prediction]):
         return [row.label for row in self.rows]
 
     def to_pandas(self) -> "DataFrame":
-        """Return a row per image: image, label, confidence, error, and probability/CLASS of each class."""
+        """Return a row per image: image, prediction, confidence, error, and probability/CLASS of each class.
+
+        The names are those of `frostline predict`; with several labels per image, predictions has those of an
+        image, separated by ``;``.
+        """
         from pandas import DataFrame
 
-        first = ("image", "label", "confidence", "error")
+        several = any(row.labels is not None for row in self._predicted)
+        first = ("image", "predictions" if several else "prediction", "confidence", "error")
         shares = [{f"probability/{k}": share for k, share in row.probabilities.items()} for row in self.rows]
-        rows = [
-            {**{name: getattr(row, name) for name in first}, **own}
-            for row, own in zip(self.rows, shares, strict=True)
+        predicted = [joined(row.labels) if several else row.label for row in self.rows]
+        rows: list[dict[str, Any]] = [
+            dict(zip(first, (row.image, own, row.confidence, row.error), strict=True))
+            for row, own in zip(self.rows, predicted, strict=True)
         ]
-        return DataFrame(rows, columns=[*first, *sorted({name for own in shares for name in own})])
+        return DataFrame(
+            [row | share for row, share in zip(rows, shares, strict=True)],
+            columns=[*first, *sorted({name for own in shares for name in own})],
+        )
 
     def sheet(self) -> Sheet:
         """Return the images with their most probable classes; the first 500."""
@@ -128,9 +135,8 @@ def predict(trained: "TrainedRun", images: Any, network: prediction.Network) -> 
 def _prediction(row: prediction.Prediction) -> Prediction:
     label = row.best[0][0] if row.best else None
     single = () if label is None else (label,)
-    return Prediction(
-        row.image, label, dict(row.best), row.error, single if row.labels is None else row.labels
-    )
+    labels = single if row.labels is None else row.labels
+    return Prediction(row.image, label, dict(row.best), row.error, labels, row.confidence or 0.0)
 
 
 def _sources(images: Any, wanted: PixelFormat, trained_on: Dataset) -> Iterator[Path | prediction.InMemory]:

@@ -19,6 +19,17 @@ def probabilities(logits: ArrayLike) -> NDArray[np.float64]:
     return result
 
 
+def least_certain(shares: NDArray[np.float64], predicted: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the probability of the least certain decision of each image, (N,).
+
+    Args:
+        shares: (N, K) probabilities.
+        predicted: (N, K): which labels are predicted.
+    """
+    certainty: NDArray[np.float64] = np.where(predicted, shares, 1 - shares).min(axis=1)
+    return certainty
+
+
 def multi_label_metrics(
     logits: ArrayLike, labels: ArrayLike, thresholds: Sequence[float] | None = None
 ) -> dict[str, float]:

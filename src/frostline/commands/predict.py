@@ -38,9 +38,11 @@ in the column that the model was trained with (dataset.columns.image), or in its
 table are relative to its folder, or, if none exists there, in the model's own table to its dataset.root.
 
 The CSV has a row per image. Its columns are image, prediction, confidence, with --top-k the same two for the
-next classes, and error. With several labels per image, they are image, the predicted labels separated by ;,
-a probability per class, and error; a class that is called like one of the others has the prefix "class ".
-The JSON has an object per image: image, and predictions or error. If an image can't be read, error says why,
+next classes, and error. With several labels per image, they are image, predictions (separated by ;),
+confidence, a probability per class, and error; a class that is called like one of the others has the prefix
+"class ". Columns that predictions.csv has, too, mean the same; it names images by id, their path in the data
+set, since the path that you type may be any. The JSON has an object per image: image, and predictions or
+error. If an image can't be read, error says why,
 the others are classified, and the exit status is 2.
 
 --html also writes the images with their most probable classes as one HTML page that needs no other file."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from frostline.base.files import write_text
 from frostline.base.formats import csv_text
-from frostline.base.multi_label_metrics import per_class, probabilities
+from frostline.base.multi_label_metrics import least_certain, per_class, probabilities
 from frostline.base.run_folder import PER_CLASS, PREDICTIONS
 from frostline.data.prepared.index import Index
 from frostline.data.reading.label_sets import joined, text_of
@@ -36,7 +36,7 @@ def write(
     """
     shares = probabilities(logits)
     chosen = shares >= np.asarray(thresholds)
-    confidence = np.where(chosen, shares, 1 - shares).min(axis=1)
+    confidence = least_certain(shares, chosen)
     images = (
         [
             index.keys[row],

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from frostline.base.formats import csv_text
+from frostline.base.multi_label_metrics import least_certain
 from frostline.base.parallel import in_order
 from frostline.base.project import scratch
 from frostline.console.errors import FrostlineError, first_line, is_out_of_memory
@@ -50,6 +51,9 @@ class Prediction:
     """The reason, as a clause that follows the file's name."""
     labels: tuple[str, ...] | None = None
     """The labels whose probability reaches their threshold; None with one label per image."""
+    confidence: float | None = None
+    """As in a run's predictions.csv: of the most likely class, or with several labels per image of the least
+    certain decision on a label; None: the file could not be used."""
     notes: tuple[Note, ...] = ()
     """Conversions of its pixels that the user should know about."""
 
@@ -87,15 +91,25 @@ def predict(
                 row = next(rows)
                 values, classes = row.sort(descending=True, stable=True)
                 ranked = zip(values[:count].tolist(), classes[:count].tolist(), strict=True)
-                # Seven digits: the precision of float32.
-                best = tuple((trained.classes[k], float(f"{p:.7g}")) for p, k in ranked)
-                labels = None if thresholds is None else _reached(row, thresholds, trained.classes)
-                yield Prediction(name, best, "", labels, notes)
+                best = tuple((trained.classes[k], _digits(p)) for p, k in ranked)
+                labels, confidence = None, best[0][1]
+                if thresholds is not None:
+                    labels, confidence = _decided(row.cpu().numpy(), thresholds, trained.classes)
+                yield Prediction(name, best, "", labels, confidence, notes)
 
 
-def _reached(shares: torch.Tensor, thresholds: Sequence[float], classes: Sequence[str]) -> tuple[str, ...]:
-    chosen = shares.cpu() >= torch.tensor(thresholds, dtype=shares.dtype)
-    return tuple(classes[k] for k in torch.nonzero(chosen).flatten().tolist())
+def _decided(
+    shares: NDArray[np.float64], thresholds: Sequence[float], classes: Sequence[str]
+) -> tuple[tuple[str, ...], float]:
+    """Return the labels of an image, and the probability of the least certain decision."""
+    chosen = shares >= np.asarray(thresholds)
+    labels = tuple(classes[k] for k in np.flatnonzero(chosen).tolist())
+    return labels, _digits(float(least_certain(shares[None], chosen[None])[0]))
+
+
+def _digits(value: float) -> float:
+    """Round to seven digits, the precision of float32."""
+    return float(f"{value:.7g}")
 
 
 class Network:
@@ -222,12 +236,12 @@ def label_lines(predictions: Iterable[Prediction], classes: Sequence[str]) -> It
 
     A class that is called like another column has the prefix ``class ``.
     """
-    others = ("image", "predictions", "error")
-    named = [f"class {name}" if name in others else name for name in classes]
-    yield csv_text(["image", "predictions", *named, "error"], [])
+    decided = "image", "predictions", "confidence"
+    named = [f"class {name}" if name in (*decided, "error") else name for name in classes]
+    yield csv_text([*decided, *named, "error"], [])
     for prediction in predictions:
         shares = dict(prediction.best)
-        cells = [joined(prediction.labels or ()), *(shares.get(name) for name in classes)]
+        cells = [joined(prediction.labels or ()), prediction.confidence, *map(shares.get, classes)]
         yield _row([prediction.image, *cells, prediction.error])
 
 
@@ -249,6 +263,7 @@ def json_lines(predictions: Iterable[Prediction], top_k: int) -> Iterator[str]:
             row["error"] = prediction.error
         elif prediction.labels is not None:
             row["predictions"] = list(prediction.labels)
+            row["confidence"] = prediction.confidence
             row["probabilities"] = dict(prediction.best)
         else:
             row["predictions"] = [{"class": name, "confidence": value} for name, value in prediction.best]
