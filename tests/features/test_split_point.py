@@ -281,7 +281,7 @@ def test_reasons():
     assert cut(network, stem).reason == "no layer comes before conv1.0.weight, which trains"
     norms = {"groups": {"norm": "norm", "rest": "*"}, "phases": [{"train": ["norm"], "until": "end"}]}
     assert cut(network, norms).reason == (
-        "caching the features at conv1.1:input would save little: 14 FLOPs per byte, less than the"
+        "caching the features at conv1.1:input would save little: 14 FLOPs per byte in float32, less than the"
         " minimum of 100"
     )
     vit = timm.create_model("test_vit", num_classes=5)

@@ -140,10 +140,10 @@ def test_tables_say_what_runs_once(run):
     # 64 → 512 → 16 are 65,536 and 16,384 operations an image, and 64 bytes.
     out = run("freeze=gradual", "trainer.epochs=10", *WIDE)
     assert once(out) == [
-        "phase 0 trains on features at head:input, 16 numbers (64 B) per image; the layers before it run"
-        " once",
+        "phase 0 trains on features at head:input, 16 numbers (64 B in float32) per image; the layers before"
+        " it run once",
         "phase 1 runs all layers at every step: caching the features at hidden.1:input would save"
-        " little: 32 FLOPs per byte, less than the minimum of 100",
+        " little: 32 FLOPs per byte in float32, less than the minimum of 100",
         "phase 2 runs all layers at every step: every layer trains",
     ]
     # 81,920 once, and 320 forward and 320 backward for 2 epochs, of 100 images.
@@ -161,8 +161,8 @@ def test_augmentation_asks_for_views(run):
     assert third == "phase 2 runs all layers at every step: every layer trains"
     out = run(*words, "features.views=4")
     assert once(out)[0] == (
-        "phase 0 trains on features at head:input, 16 numbers (64 B) for each of 4 views per image;"
-        " the layers before it run once"
+        "phase 0 trains on features at head:input, 16 numbers (64 B in float32) for each of 4 views per"
+        " image; the layers before it run once"
     )
     assert ["0", "81.9", "k", "320", "320", "32.9", "M"] in [line.split()[:7] for line in out.splitlines()]
 

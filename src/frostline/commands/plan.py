@@ -20,7 +20,9 @@ examples:
   frostline plan freeze=gradual --time                            how long it trains on this machine
   frostline plan freeze=lp_ft --format yaml                       print the schedule, to write your own
 
-FLOPs per image: "once" for frozen layers whose output is cached; "forward" and "backward" once per epoch."""
+FLOPs per image: "once" for frozen layers whose output is cached; "forward" and "backward" once per epoch.
+Sizes are those of float32. A run in bfloat16 or float16 needs about half, and so may cache features of which
+the plan says that it would save little."""
 
 
 def add(commands: Any, summary: str) -> None:

@@ -194,7 +194,7 @@ def worthwhile_splits(
     best = max(splits, key=lambda split: split.flops / split.bytes)
     return NoSplit(
         f"caching the features at {best.name} would save little: {best.flops / best.bytes:.2g} FLOPs per"
-        f" byte, less than the minimum of {FLOPS_PER_BYTE}"
+        f" byte in {str(best.dtype).removeprefix('torch.')}, less than the minimum of {FLOPS_PER_BYTE}"
     )
 
 

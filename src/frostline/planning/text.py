@@ -164,7 +164,7 @@ def _runs_once(phase: PhaseOutline) -> str:
         numbers, amount = math.prod(phase.features.shape), "per image"
         if phase.features.views > 1:
             amount = f"for each of {phase.features.views} views per image"
-        features = f"{numbers:,} numbers ({size(phase.features.bytes)}) {amount}"
+        features = f"{numbers:,} numbers ({size(phase.features.bytes)} in float32) {amount}"
         return f"trains on features at {phase.features.at}, {features}; the layers before it run once"
     return f"runs all layers at every step: {phase.whole or 'without data this network shows no split point'}"
 
