@@ -63,7 +63,19 @@ def test_without_augmentation_each_image_is_shown_once(photos):
     assert [card.title for card in sheet.cards] == ["cat"] * 3 + ["dog & más"] * 3
     assert "6 of 24 training images, 2 classes" in sheet.title
     assert "16×16 px, RGB" in sheet.subtitle
-    assert all(re.fullmatch(r"\d+×\d+ px", card.note) for card in sheet.cards)
+    assert all(re.fullmatch(r"original: \d+×\d+ px", card.note) for card in sheet.cards)
+
+
+@pytest.mark.parametrize(
+    ("option", "box", "scale"), [("augment=none", 148, "shown at 46 % of it"), ("augment=light", 96, "30 %")]
+)
+def test_images_that_are_shown_smaller_are_shown_whole_and_that_is_said(photos, option, box, scale):
+    sheet = sheet_of(folder_of(photos, "input.size=[96,320]", option), count=2)
+    assert "320×96 px (shown at " in sheet.subtitle
+    assert scale in sheet.subtitle
+    page = sheet.page()
+    assert f"width: {box}px; height: {box}px" in page
+    assert "object-fit: cover" not in page  # which would cut off the ends of wide images
 
 
 def test_augmented_views_follow_the_plain_image(photos):

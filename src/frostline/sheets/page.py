@@ -17,6 +17,8 @@ from frostline.plotting.templates import page, templates
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 SIDE = 224
 """Pixels of an image's longer side in a sheet; larger images are reduced."""
+BOX, VIEW_BOX = 148, 96
+"""CSS pixels of the box that an image is shown in, and of one of several views of an image."""
 SMALL = 64
 """Images up to this side are stored without loss, and enlarged with sharp pixel edges."""
 MOST_BYTES = 8 << 20
@@ -79,6 +81,8 @@ class Sheet:
             "subtitle": self.subtitle,
             "cards": cards,
             "rest": len(self) - len(cards),
+            "box": BOX,
+            "view_box": VIEW_BOX,
         }
 
 

@@ -20,7 +20,7 @@ from frostline.data.reading.label_sets import NO_LABEL, names_of
 from frostline.models.input_spec import InputSpec
 from frostline.planning import training_images
 from frostline.schema import needs_pretraining
-from frostline.sheets.page import Card, Sheet
+from frostline.sheets.page import BOX, VIEW_BOX, Card, Sheet
 
 if TYPE_CHECKING:
     from frostline.schema import Experiment, Run
@@ -79,7 +79,7 @@ def _sheet(run: "Run", data: PreparedData, spec: InputSpec, count: int, option: 
         pictures = [plain[place], *(pictures[place] for pictures, _ in views)]
         mixed = [training_images.label_text(shares[place], index.classes) for _, shares in views]
         captions = ["plain", *mixed] if mixes(run.augment) else []
-        note = f"{index.widths[row]}×{index.heights[row]} px"
+        note = f"original: {index.widths[row]}×{index.heights[row]} px"
         title = ", ".join(names_of(index.labels[row], index.classes)) or NO_LABEL
         cards.append(Card(pictures, title, note, captions))
     channels = {1: "grey", 3: "RGB"}.get(
@@ -92,10 +92,18 @@ def _sheet(run: "Run", data: PreparedData, spec: InputSpec, count: int, option: 
         else "no augmentation"
     )
     title = f"{index.name}: {len(cards)} of {len(all_rows):,} training images, {len(index.classes)} classes"
+    scale = _scale(spec, VIEW_BOX if changes else BOX)
     size = (
-        f"{spec.width}×{spec.height} px, {channels}, {spec.interpolation}, fit {spec.fit}, crop {spec.crop:g}"
+        f"{spec.width}×{spec.height} px{scale}, {channels}, {spec.interpolation}, fit {spec.fit}, crop"
+        f" {spec.crop:g}"
     )
     return Sheet(title, f"What the network sees: {size}; {drawn}", cards)
+
+
+def _scale(spec: InputSpec, box: int) -> str:
+    """Say at which size images are shown, if that is smaller than the network's input."""
+    longest = max(spec.width, spec.height)
+    return f" (shown at {100 * box / longest:.0f} % of it)" if longest > box else ""
 
 
 def pixels_of(data: PreparedData, rows: NDArray[np.int64], spec: InputSpec) -> Tensor:
