@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 import urllib.parse
 
@@ -110,7 +112,7 @@ def test_runs_by_id_name_and_configuration(say, recorded):
     status, out, _ = say(ids["armsfull0"], ids["sweepfull0"], "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert status == 0
-    assert {row["run"] for row in rows} == {"mlp·full·digits·lr=0.1", "mlp·full·digits·lr=0.2"}
+    assert {row["run"] for row in rows} == {"lr0.1·mlp·full·digits", "lr0.2·mlp·full·digits"}
     assert {row["optimizer.lr"] for row in rows} == {"0.1", "0.2"}
     assert {row["runs"] for row in rows} == {ids["armsfull0"], ids["sweepfull0"]}
     assert say("mlp·bitfit·digits·s0")[1].startswith("Runs compared: 1 configuration, 1 run\n")
@@ -126,8 +128,8 @@ def test_a_study_or_a_word_stands_for_its_best_setting_with_all_seeds(say, recor
     assert names_of(say("arms", "--format", "csv")[1]) == [("mlp·full·digits", "3")]
     assert names_of(say("best", "--format", "csv")[1]) == [("mlp·full·digits", "3")]
     assert sorted(names_of(say("best", "arms", "--format", "csv")[1])) == [
-        ("mlp·full·digits·lr=0.1", "3"),
-        ("mlp·full·digits·lr=0.2", "3"),
+        ("lr0.1·mlp·full·digits", "3"),
+        ("lr0.2·mlp·full·digits", "3"),
     ]
     assert names_of(say("last", "--format", "csv")[1]) == [("mlp·gradual·digits", "1")]
 
@@ -216,3 +218,24 @@ def test_the_page_that_compares_the_same_runs(recorded, monkeypatch):
     query = urllib.parse.parse_qs(served[0].partition("?")[2])
     assert json.loads(query["runs"][0]) == [recorded[1]["armsbitfit0"]]
     assert json.loads(query["experiments"][0]) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["mlp·ful·digits"], "mlp·ful·digits: no finished run with that id or name; did you mean"),
+        (["mlp·full·digits", "runs/nope"], "runs/nope: no finished run with that id or name; allowed: "),
+        (["--study", "arm"], "--study: there is no 'arm'; did you mean 'arms'? (allowed: arms, sweep)"),
+    ],
+)
+def test_a_misspelt_name_is_reported_without_mlflow(recorded, words, sentence):
+    """Its import takes seconds."""
+    code = (
+        "import sys; from frostline.commands import main; status = main.main(['compare', *sys.argv[1:]]);"
+        " print(status, 'mlflow' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, *words]
+    without = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    done = subprocess.run(command, cwd=recorded[0], env=without, capture_output=True, text=True)
+    assert done.stdout == "2 False\n"
+    assert done.stderr.startswith(f"frostline: error: {sentence}")

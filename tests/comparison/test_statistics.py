@@ -132,9 +132,55 @@ def test_parameters_that_a_name_contains_or_determines_get_no_column():
 def test_equal_names_become_distinct():
     runs = [result(k, 0, 0.5, name="full", trainer_epochs=k, lr="1") for k in ("3", "4")]
     assert {line.name for line in compare(runs, METRICS, METRICS[0]).lines} == {
-        "full·epochs=3",
-        "full·epochs=4",
+        "epochs3·full",
+        "epochs4·full",
     }
+
+
+@pytest.mark.parametrize(
+    ("params", "names", "varied"),
+    [
+        (
+            [{"dataset.test_sets.day.root": "a"}, {"dataset.test_sets.day.root": "b"}],
+            ["day.root=a·full", "day.root=b·full"],
+            ["dataset.test_sets.day.root"],
+        ),
+        (
+            [{"dataset.test_sets.day.root": "a", "dataset.test_sets.day.file": "null"}, {}],
+            ["day.root=a·full", "day.root=null·full"],
+            ["dataset.test_sets.day.root"],
+        ),
+        (
+            [{"input.size": "null"}, {"input.size": "64"}, {"input.size": "[32, 96]"}],
+            ["size=null·full", "size64·full", "size=[32, 96]·full"],
+            ["input.size"],
+        ),
+        (
+            [
+                {"optimizer.lr": "0.1", "pretrain.optimizer.lr": "0.1"},
+                {"optimizer.lr": "0.1", "pretrain.optimizer.lr": "0.2"},
+                {"optimizer.lr": "0.3", "pretrain.optimizer.lr": "0.2"},
+            ],
+            [
+                "optimizer.lr0.1·pretrain.optimizer.lr0.1·full",
+                "optimizer.lr0.1·pretrain.optimizer.lr0.2·full",
+                "optimizer.lr0.3·full",
+            ],
+            ["optimizer.lr", "pretrain.optimizer.lr"],
+        ),
+        (
+            [{"dataset.kind": "image_folder", "dataset.root": f"{site}/test"} for site in "ab"],
+            ["dataset.root=a/test·full", "dataset.root=b/test·full"],
+            ["dataset.root"],
+        ),
+        ([{"input.fit": "null"}, {"input.fit": "pad"}], ["fit=null·full", "fit=pad·full"], ["input.fit"]),
+    ],
+)
+def test_names_begin_with_what_differs(params, names, varied):
+    results = [Result(str(i), "full·s0", str(i), 0, own, {"m": -i}) for i, own in enumerate(params)]
+    made = compare(results, ["m"], "m")
+    assert [line.name for line in made.lines] == names
+    assert list(made.varied) == varied
 
 
 def test_nothing_to_compare():

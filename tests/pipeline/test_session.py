@@ -23,6 +23,15 @@ def place(tmp_path, monkeypatch):
 def test_a_sweeps_label_is_added_to_the_runs_name():
     assert short_label("freeze=full,optimizer.lr=0.1,seed=2,trainer.epochs=3") == "lr0.1·epochs3"
     assert short_label("optimizer.lr=3e-4,optimizer=sgd") == "lr3e-4·optimizer=sgd"
+    assert short_label("backbone.hidden=[8,4],input.size=null") == "hidden=[8,4]·size=null"
+    assert title_label("backbone.hidden=[8,4],seed=1") == "backbone.hidden=[8,4]"
+    swept = "optimizer.lr=0.1,pretrain.optimizer.lr=0.2,pretrain.freeze=full,dataset.root=a/test"
+    assert (
+        short_label(swept)
+        == "optimizer.lr0.1·pretrain.optimizer.lr0.2·pretrain.freeze=full·dataset.root=a/test"
+    )
+    tests = "dataset.test_sets={night:{root:a,b},day:{root:c}},seed=1"
+    assert short_label(tests) == "test_sets={night:{root:a,b},day:{root:c}}"
     assert short_label("freeze=full") == short_label("") == title_label("seed=1") == title_label("") == ""
     assert type(session.make_services("freeze=full").tracker) is Tracker
     tracker = session.make_services("optimizer.lr=0.1").tracker

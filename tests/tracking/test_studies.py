@@ -119,6 +119,14 @@ def test_a_legend_names_options_rather_than_their_content():
     assert what_differs(before, changed) == ["backbone"]
 
 
+def test_a_legend_tells_folders_of_the_same_name_apart():
+    root = {"dataset.root": "site_a/test"}
+    assert what_differs(root, {"dataset.root": "site_b/test"}) == ["dataset.root"]
+    assert what_differs(root, {"dataset.root": "site_a/photos"}) == ["dataset"]
+    assert what_differs({}, {"input.size": "null"}) == []
+    assert what_differs({}, {"input.size": "64"}) == ["input.size"]
+
+
 def test_an_arm_whose_schedule_was_edited_is_told_apart_without_its_phases(record):
     record("full", "signs", 0, arm="full")
     record("full", "signs", 0, arm="full", rate=0.2)

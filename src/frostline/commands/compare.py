@@ -65,6 +65,10 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.out is not None and arguments.out.suffix.removeprefix(".") not in FORMATS:
         raise FrostlineError(f"--out: found {arguments.out}; name a file that ends in .md, .csv or .html")
+    from frostline.tracking.known_names import check_compared
+
+    if not (arguments.runs and (arguments.study or arguments.filter)):  # else it is an error of its own
+        check_compared(arguments.runs, arguments.study)
     with waiting(RUNS):
         from frostline.comparison.selection import compare_runs
 

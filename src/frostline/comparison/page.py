@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.base.formats import csv_text
+from frostline.base.keys import named_value, suffixes
 from frostline.base.metrics import ACCURACY, MAJORITY, MAP, WITHOUT_TTA
-from frostline.comparison.statistics import Comparison, Configuration, is_share
+from frostline.comparison.statistics import UNSET, Comparison, Configuration, is_share
 from frostline.console import units
 from frostline.plotting import theme
 from frostline.plotting.canvas import new_figure, percent_axis, shortened, svg, svg_file
@@ -82,8 +83,8 @@ def narrow(comparison: Comparison) -> tuple[Comparison, str]:
 
 
 def _names_value(line: Configuration, key: str) -> bool:
-    name, value = key.rpartition(".")[2], line.values[key]
-    return not {f"{name}{value}", f"{name}={value}"}.isdisjoint(line.name.split(SEPARATOR))
+    value = (line.values[key] or UNSET).replace(", ", ",")  # lists as they are typed
+    return not {named_value(end, value) for end in suffixes(key)}.isdisjoint(line.name.split(SEPARATOR))
 
 
 def markdown(comparison: Comparison) -> str:

@@ -1,6 +1,5 @@
 """Find finished runs in MLflow's store, to compare them."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +9,10 @@ from frostline.base.metrics import headline
 from frostline.base.run_folder import TRAINING, WEIGHTS, verified
 from frostline.comparison.ranking import ordered
 from frostline.comparison.statistics import Repetition, Result
-from frostline.console.errors import FrostlineError, allowed, first_line
+from frostline.console.errors import FrostlineError, first_line
 from frostline.runs.local_copies import GONE
 from frostline.tracking import metric_names
+from frostline.tracking.known_names import ID, no_such_run, no_such_study
 from frostline.tracking.local_store import BEST, LAST
 from frostline.tracking.run_tags import REPEATED
 from frostline.tracking.seed_groups import counts
@@ -55,7 +55,7 @@ class Results:
         """
         if Path(word, WEIGHTS).is_file():
             return self._of_folder(Path(word))
-        if re.fullmatch(r"[0-9a-f]{32}", word):
+        if ID.fullmatch(word):
             results = self.finished({}, f"attributes.run_id = '{word}'")
         else:
             results = self.finished({}, metric_names.equals("attributes.run_name", word))
@@ -65,7 +65,7 @@ class Results:
             results = [run for run in results if setting_of(run.name) == word]
         if not results and not (results := self.chosen(word)):
             known = {*(run.name for run in self.finished({})), *self.words()}
-            raise FrostlineError(f"{word}: no finished run with that id or name; {allowed(word, known)}")
+            raise FrostlineError(no_such_run(word, known))
         return results
 
     def chosen(self, word: str, weights: Collection[str] | None = None) -> list[Result]:
@@ -134,7 +134,7 @@ class Results:
             FrostlineError: there is none, or the filter is invalid.
         """
         if study is not None and study not in (studies := self._studies()):
-            raise FrostlineError(f"--study: there is no {study!r}; {allowed(study, studies)}")
+            raise FrostlineError(no_such_study(study, studies))
         try:
             results = self._compared(study) if study and not condition else []
             results = results or self.finished({"study": study} if study else {}, *filter(None, [condition]))

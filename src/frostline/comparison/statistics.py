@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from frostline.base.keys import named_value, short_key
 from frostline.base.metrics import SHARES
 from frostline.comparison.ranking import preference, rank, run_rank
 from frostline.stats.transfer import DIFFERENCES, Estimate, Gain, estimate, fold_overlap, holm, paired_gain
@@ -19,6 +20,8 @@ DECIDING_PARAMS = {
     "dataset": ("dataset.kind",),
 }
 """{config group: the parameters that name its option}; they may determine all other keys of the group."""
+UNSET = "null"
+"""The value, in MLflow, of a parameter that is not set."""
 LONGEST_VALUE = 32
 """Most characters of a value in a table; longer parameters get no column."""
 
@@ -135,16 +138,16 @@ def _overlap(runs: Sequence[Result]) -> float:
 
 
 def _distinct_names(lines: Sequence[Configuration]) -> list[Configuration]:
-    """Append values to names that several configurations share, until they are distinct."""
+    """Let names that several configurations share begin with the values that tell them apart."""
     renamed = []
     for line in lines:
         alike = [other for other in lines if other.name == line.name]
-        words = [line.name]
+        words = []
         for key, value in line.values.items():
             if len(fewer := [other for other in alike if other.values[key] == value]) < len(alike):
                 alike = fewer
-                words.append(f"{key.rpartition('.')[2]}={value}")
-        renamed.append(replace(line, name="·".join(words)))
+                words.append(named_value(short_key(key, line.values), value or UNSET))
+        renamed.append(replace(line, name="·".join([*words, line.name])))
     return renamed
 
 
@@ -182,7 +185,7 @@ def _varied_params(configurations: Sequence[Mapping[str, str]]) -> tuple[tuple[s
     """Return the parameters that differ: those with a column, and others; see `Comparison.unlisted`."""
 
     def of(params: Mapping[str, str], key: str) -> str:
-        return params.get(key, "")
+        return params.get(key, UNSET)  # a key that is not used is not recorded
 
     def decided(key: str) -> bool:
         owners = DECIDING_PARAMS.get(key.partition(".")[0])

@@ -6,10 +6,14 @@ from typing import Any
 
 from frostline.base.formats import read_yaml
 from frostline.base.hashes import content_key
+from frostline.base.keys import named_value, short_key
+from frostline.config.overrides import split
 from frostline.console.errors import FrostlineError
 from frostline.schema import PretrainWeights, Run
 from frostline.schema.validation import validated
 
+IN_NAME = ("freeze", "backbone", "dataset", "dataset.fold", "seed", "backbone.name")
+"""Keys whose values a run's name has anyway."""
 NAME_BYTES = 200
 """Length limit of a run folder's name; file systems take 255."""
 
@@ -72,12 +76,9 @@ def named_folder(stage: str, name: str, content: Any) -> Path:
 
 def short_label(label: str) -> str:
     """Return what a label adds to a run's name: ``freeze=full,optimizer.lr=3e-4`` becomes ``lr3e-4``."""
-    in_name = ("freeze", "backbone", "dataset", "dataset.fold", "seed", "backbone.name")
-    return "·".join(
-        f"{key.split('.')[-1]}{'' if value[0].isdigit() else '='}{value}"
-        for key, value in _assignments(label)
-        if key not in in_name
-    )
+    pairs = _assignments(label)
+    keys = {*IN_NAME, *(key for key, _ in pairs)}
+    return "·".join(named_value(short_key(key, keys), value) for key, value in pairs if key not in IN_NAME)
 
 
 def title_label(label: str) -> str:
@@ -92,7 +93,7 @@ def title_label(label: str) -> str:
 
 def _assignments(label: str) -> list[tuple[str, str]]:
     """Return the keys and values of a label."""
-    parts = (part.partition("=") for part in label.split(","))
+    parts = (part.partition("=") for part in split(label))
     return [(key, value) for key, _, value in parts if value]
 
 

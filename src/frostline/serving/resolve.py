@@ -9,10 +9,10 @@ from frostline.base.run_folder import FILES, WEIGHTS
 from frostline.console.errors import FrostlineError, allowed
 from frostline.console.progress import RUNS, waiting
 from frostline.runs.local_copies import local_copy, local_weights
-from frostline.tracking import journal, local_store
+from frostline.tracking import local_store
+from frostline.tracking.known_names import ID, known_names
 
 URI = re.compile(r"(models|runs):/")
-ID = re.compile(r"[0-9a-f]{32}")
 
 
 def folder(text: str) -> Path:
@@ -95,9 +95,6 @@ def _check_name(text: str) -> None:
 
     Ids, and stores that can't be read or are not up to date, are left to MLflow.
     """
-    database = local_store.database()
-    if database is None or ID.fullmatch(text) or any(item.for_this_store for item in journal.pending()):
-        return
-    names = local_store.names(database, project.experiment())
-    if names and names.runs and text not in names.runs | names.usable:
+    names = None if ID.fullmatch(text) else known_names()
+    if names and text not in names.runs | names.usable:
         raise FrostlineError(local_store.no_such_name(text, names.usable))

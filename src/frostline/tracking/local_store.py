@@ -47,6 +47,8 @@ class Names:
     """Of all runs."""
     usable: frozenset[str]
     """Those that a word may mean: of runs that made weights, and of studies; `BEST` and `LAST`."""
+    studies: frozenset[str]
+    """Of studies and sweeps."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +298,8 @@ def names(path: Path, experiment: str) -> Names | None:
         tags.setdefault((name or "", run_id), {})[key] = value
     usable = {name for (name, _), own in tags.items() if "weights.sha256" in own}
     studies = {own.get("study", name) for (name, _), own in tags.items() if own.get("stage") == "study"}
-    return Names(frozenset(name for name, _ in tags), frozenset({*usable, *studies, BEST, LAST}))
+    every = frozenset(name for name, _ in tags)
+    return Names(every, frozenset({*usable, *studies, BEST, LAST}), frozenset(studies))
 
 
 def no_such_name(text: str, usable: Collection[str]) -> str:

@@ -95,12 +95,18 @@ def what_differs(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]
     >>> what_differs({"freeze_name": "full", "dropout": "0"}, {"freeze_name": "mine", "dropout": "1"})
     ['freeze', 'dropout']
     """
-    different = [key for key in now if key not in REPEATED and before.get(key) != now[key]]
-    options = dict.fromkeys(OPTION_TAGS[key] for key in different if key in OPTION_TAGS)
+    different = [key for key in now if key not in REPEATED and before.get(key, "null") != now[key]]
+    tagged = [key for key in different if key in OPTION_TAGS and not _alike(before.get(key, ""), now[key])]
+    options = dict.fromkeys(OPTION_TAGS[key] for key in tagged)
     decided = {*options, "selection", *(["input"] if "backbone" in options else [])}
-    others = [key for key in different if key not in OPTION_TAGS and key.partition(".")[0] not in decided]
+    others = [key for key in different if key not in tagged and key.partition(".")[0] not in decided]
     long = {key for key in others if max(len(before.get(key, "")), len(now[key])) > LONGEST_VALUE}
     return list(dict.fromkeys([*options, *("setting" if key in long else key for key in others)]))
+
+
+def _alike(path: str, other: str) -> bool:
+    """Return whether two folders have the same name, which is their data set's, such as ``a/test``."""
+    return path != other and path.rpartition("/")[2] == other.rpartition("/")[2]
 
 
 def _is_grouped(store: "Store", tags: Mapping[str, str]) -> bool:
