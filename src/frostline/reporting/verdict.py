@@ -86,11 +86,13 @@ class Verdict:
                 "compared with."
             )
         amount = f"{words.points(gain.mean)} {self._unit}"
-        pair = f"{words.percent(self.score.mean)} against {words.percent(self.baseline.mean)} from scratch"
+        own, base = words.percent(self.score.mean), words.percent(self.baseline.mean)
+        pair = f"{own} against {base} from scratch"
         if not self.learned:
             return (
-                f"Nothing was learned, so nothing can be said of the transfer: neither {arm} nor training"
-                f" from scratch ({pair}) is better than always predicting one class{self._contrast()}."
+                f"Nothing was learned, so nothing can be said of the transfer: neither {arm} ({own}) nor"
+                f" training from scratch ({base}) is better than always predicting one class"
+                f"{self._contrast()}."
             )
         if gain.p is None and gain.n == 1:
             single, more = f"a single {self.repeats.noun}", self.repeats.over
