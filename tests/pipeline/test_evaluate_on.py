@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.data.tables import write_table
 from tests.data.trees import packaged, picture, plant, plant_splits
@@ -185,6 +186,18 @@ def test_tables_have_the_runs_columns(here, capsys):
     data = ["dataset=table", "dataset.file=a.csv"]
     assert cli.main(["finetune", *data, *columns, *TINY, "out=run", "--force"]) == 0
     assert evaluate(capsys, "--on", "b.csv").out.endswith(", 5 images\n")
+
+
+def test_arrays_and_what_their_numbers_mean(here, capsys):
+    images = np.stack([np.asarray(picture(60_000 + i)) for i in range(6)])
+    np.savez(here / "names.npz", images=images, labels=np.array(["dog", "fox"] * 3))
+    assert evaluate(capsys, "--on", "names.npz").out.rstrip(")\n").endswith("6 images")
+    np.savez(here / "numbers.npz", images=images, labels=np.array([1, 2] * 3))
+    error = evaluate(capsys, "--on", "numbers.npz", status=2).err
+    assert "numbers.npz: has 2 classes, '1', '2', which the training images do not have" in error
+    evaluate(capsys, "--on", "numbers.npz", "dataset.classes=[cat,dog,fox]")
+    names, numbers = (Path(f"run/test_sets/{name}/metrics.json") for name in ("names", "numbers"))
+    assert names.read_bytes() == numbers.read_bytes()
 
 
 def test_several_labels(here, capsys):

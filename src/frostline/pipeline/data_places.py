@@ -77,7 +77,8 @@ def further_test(place: str, trained_on: schema.Dataset, words: Sequence[str]) -
     keys: dict[str, Any] = {}
     if trained_on.kind == kind:
         keys = trained_on.model_dump(exclude={"root", *LATER_KEYS})
-    elif isinstance(trained_on, Columned) and kind != "image_folder":
+    elif {trained_on.kind, kind} == {"table", "huggingface"}:
+        assert isinstance(trained_on, Columned)
         keys = {"columns": trained_on.columns.model_dump()}
     if several:
         keys["task"] = "multi_label"
