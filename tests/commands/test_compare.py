@@ -92,11 +92,32 @@ def test_in_a_narrow_terminal_names_begin_with_what_differs_and_stay_whole(say, 
     assert "…" not in say("--study", "arms")[1]
 
 
-def test_the_newest_study_and_what_failed_is_left_out(say):
+def test_the_last_study_and_what_failed_is_left_out(say):
     status, out, err = say()
     assert status == 0
-    assert err == "the newest study or sweep, sweep; --study names another\n"
+    assert err == "the study or sweep that ran last, sweep; --study names another\n"
     assert out.startswith("sweep: 2 configurations, 6 runs")
+
+
+def test_a_study_that_runs_again_after_a_sweep_is_the_last_one(recorded, tmp_path, monkeypatch):
+    from frostline.comparison.runs import Results
+    from frostline.tracking.store import Store
+
+    shutil.copytree(recorded[0], tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = Store()
+    assert Results(store).newest_study() == "sweep"
+    config = {"freeze_name": "full", "study": "arms", "seed": 7, "stage": "finetune"}
+    data = {"name": "digits", "kind": "digits", "fingerprint": "ab" * 16}
+    about = RunInfo("mlp·full·digits", "finetune", "arms", config, data, "training", {"seed": "7"}, 7)
+    run = store.begin(about, process_key(), when=9000)
+    run.tags({"weights.sha256": "a"})
+    run.end("FINISHED")
+    assert Results(store).newest_study() == "arms"
+    assert {run.id for run in Results(store).chosen("best")} == {
+        recorded[1][f"armsfull{n}"] for n in range(3)
+    }
 
 
 def test_a_long_wait_says_what_is_read(say, monkeypatch):

@@ -59,7 +59,7 @@ def compare(
     filter: str | None = None,  # the command's option
     metrics: Sequence[str] = (),
 ) -> Comparison:
-    """Compare finished runs, grouped over seeds, as `frostline compare` does; by default the newest study's.
+    """Compare finished runs, grouped over seeds, as `frostline compare` does; by default of the last study.
 
     Args:
         runs: runs, or their folders, ids or names; a name without its seed means all seeds.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FORMATS = ("md", "csv", "html")
 EPILOG = """\
 examples:
-  frostline compare                                             the newest study or sweep
+  frostline compare                                             the study or sweep that ran last
   frostline compare --study mnist_to_digits --out arms.html     a page with a plot
   frostline compare full·resnet10t·digits gradual·resnet10t·digits
                                                                 all seeds of two configurations
@@ -41,7 +41,7 @@ def add(commands: Any, summary: str) -> None:
         metavar="RUN",
         help="folder, id or name (without seed: all seeds), best, last, or a sweep",
     )
-    parser.add_argument("--study", help="all runs of a study or a sweep (default: the newest)")
+    parser.add_argument("--study", help="all runs of a study or a sweep (default: the last that ran)")
     parser.add_argument("--filter", metavar="TEXT", help="all runs that match a search filter of MLflow")
     parser.add_argument(
         "--metric",

@@ -21,8 +21,8 @@ Run = Callable[[argparse.Namespace], int | None]
 RUN_HELP = """\
 RUN is a run's folder (runs/finetune/NAME), a registered model (models:/NAME@ALIAS, models:/NAME/VERSION,
 runs:/ID/model), or a run's id or name in MLflow, if its weights are still in this project. The name of a
-study or sweep means its best run, `best` the best run of the newest study or sweep, and `last` the last
-finished run."""
+study or sweep means its best run, `best` the best run of the study or sweep that ran last, and `last` the
+last finished run."""
 
 
 def add_command(commands: Any, name: str, run: Run, text: str, epilog: str = "") -> argparse.ArgumentParser:

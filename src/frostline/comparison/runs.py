@@ -72,7 +72,7 @@ class Results:
         """Return the runs that a study's name, `best` or `last` stands for; none for other words.
 
         A study or sweep stands for the seeds of its best setting, the best seed first, by validation. `best`
-        means the newest study or sweep, `last` the newest finished run.
+        means the study or sweep that ran last, `last` the newest finished run.
 
         Args:
             weights: the sha256 of weights that exist: only runs that made one of these are chosen from; None:
@@ -151,7 +151,7 @@ class Results:
         return results
 
     def newest_study(self) -> str:
-        """Return the name of the newest study or sweep.
+        """Return the name of the study or sweep that ran last.
 
         Raises:
             FrostlineError: no run is recorded yet.
@@ -166,9 +166,11 @@ class Results:
         return self.finished({"study": study}, self._store.studies.read(parent.info.run_id, study).runs)
 
     def _studies(self) -> list[str]:
-        """Return the studies' names, the newest first."""
+        """Return the studies' names: first the one that ran last, then the others, the newest first."""
         runs = self._store.search({"stage": "study"}, limit=COMPARED)
-        return [str(run.data.tags.get("study", run.info.run_name)) for run in runs]
+        studies = [str(run.data.tags.get("study", run.info.run_name)) for run in runs]
+        last = [run.data.tags.get("study") for run in self._store.search({}, "tags.seed LIKE '%'")]
+        return sorted(studies, key=lambda study: study not in last)
 
     def _of_folder(self, folder: Path) -> list[Result]:
         """Return the newest finished run with the weights of a run folder."""

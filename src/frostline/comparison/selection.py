@@ -37,7 +37,7 @@ def compare_runs(
     condition: str | None = None,
     metrics: Sequence[str] = (),
 ) -> Compared:
-    """Compare finished runs; without arguments those of the newest study.
+    """Compare finished runs; without arguments those of the study that ran last.
 
     Args:
         runs: run folders, ids or names; a name without its seed means all seeds.
@@ -70,7 +70,7 @@ def _select(
         return TITLE, list({run.id: run for run in named}.values())
     if study is None and condition is None:
         study = results.newest_study()
-        print(f"the newest study or sweep, {study}; --study names another", file=sys.stderr)
+        print(f"the study or sweep that ran last, {study}; --study names another", file=sys.stderr)
     return study or TITLE, results.matching(study, condition)
 
 

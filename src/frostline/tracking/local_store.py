@@ -36,7 +36,7 @@ PATHS = {
 
 
 BEST, LAST = "best", "last"
-"""Words for a run: the best of the newest study or sweep, and the newest finished one."""
+"""Words for a run: the best of the study or sweep that ran last, and the newest finished one."""
 
 
 @dataclass(frozen=True)
