@@ -156,3 +156,23 @@ def test_a_stage_runs_while_whoever_started_it_does(program, tmp_path):
         assert child.is_running()
         child.kill()
         assert parent.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "forced"),
+    [
+        ("repro", False),
+        ("repro -s finetune", False),
+        ("exp run -Sfreeze=full", False),
+        ("repro -f", True),
+        ("repro -sf finetune", True),
+        ("exp run --force", True),
+    ],
+)
+def test_whether_dvc_was_told_to_repeat_stages_by_force(words, forced, tmp_path):
+    code = "from frostline.base.processes import forced_by_dvc; print(forced_by_dvc())"
+    (tmp_path / "dvc").write_text(f'#!/bin/sh\n"{sys.executable}" -c "{code}"\n:\n')
+    settings = {**os.environ, "PYTHONPATH": str(SRC), "DVC_STAGE": "finetune"}
+    command = ["sh", str(tmp_path / "dvc"), *words.split()]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{forced}\n"

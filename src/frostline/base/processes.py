@@ -1,6 +1,7 @@
 """Processes: the cores they may use, keys that identify them, and ending with the parent."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -17,6 +18,8 @@ WORKERS_SECONDS = 5.0
 """Time for interrupted workers to finish recording."""
 STAGE_PARENT = "FROSTLINE_STAGE_PARENT"
 """The variable in which `scripts/stage` stores the pid of its parent."""
+FORCE = re.compile(r"--force.*|-[a-zA-Z]*f[a-zA-Z]*")
+"""DVC's option, also with others in one word, as in ``-fs``; not ``-Sfreeze=full``."""
 CLOCK_SECONDS = 5.0
 """Tolerance for start times, which the system does not report exactly."""
 
@@ -106,7 +109,7 @@ def end_with_dvc(end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.S
     """
     if "DVC_STAGE" not in os.environ:
         return
-    dvc = next((parent for parent in psutil.Process().parents() if _is_dvc(parent)), None)
+    dvc = _parent_dvc()
     if dvc is None:
         if _orphaned():
             end()
@@ -118,6 +121,19 @@ def end_with_dvc(end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.S
         end()
 
     threading.Thread(target=watch, name="ends with dvc", daemon=True).start()
+
+
+def forced_by_dvc() -> bool:
+    """Return whether this process runs a stage of `dvc repro --force`, or of `dvc exp run --force`."""
+    dvc = _parent_dvc() if "DVC_STAGE" in os.environ else None
+    with suppress(psutil.Error):
+        return dvc is not None and any(map(FORCE.fullmatch, dvc.cmdline()))
+    return False
+
+
+def _parent_dvc() -> psutil.Process | None:
+    """Return the `dvc` that started this process."""
+    return next((parent for parent in psutil.Process().parents() if _is_dvc(parent)), None)
 
 
 def _orphaned() -> bool:

@@ -67,10 +67,11 @@ def _pipeline_stage(arguments: argparse.Namespace, stage: str) -> None:
         with waiting(LIBRARIES):
             from frostline.pipeline.finetune.stage import finetune
             from frostline.pipeline.pretrain.stage import train_once
+            from frostline.training.earlier_runs import RunsOfStage
 
         paths_and_services = arguments.data, arguments.out, services, arguments.timing
         if isinstance(config, Run):
-            train_once(config, *paths_and_services)
+            train_once(config, *paths_and_services, earlier=RunsOfStage(services, arguments.out))
         elif isinstance(config, Arm):
             finetune(config, *paths_and_services)
 

@@ -121,35 +121,28 @@ class Job:
         services = make_services(label, watch, tags)
         # A pruner compares the epochs that trials report, and a finished run reports none.
         reuses = label and self.reuse and composed.sweep.pruner.kind == "none"
-        finished = finished_runs() if reuses else None
         with waiting(LIBRARIES):
             from frostline.evaluation import evaluate
             from frostline.pipeline.pretrain.stage import train_once
-            from frostline.training.run import remove_lost_results
+            from frostline.training.earlier_runs import FinishedTrials
 
-        if finished:
-            remove_lost_results(finished, services.scratch)
+        earlier = FinishedTrials(services) if reuses else None
         with writing(out, wait=bool(label)):
             if check:  # Again, since nobody else can write there now.
                 check_out(out, config.model_dump())
             if self.stage == "pretrain":
                 _, data = data_sets["source"]
                 with stage_configs.keys_of("source"):
-                    train_once(config, data, out, services, finished=finished)
+                    train_once(config, data, out, services, earlier=earlier)
             else:
                 if not label:
                     _advise_on_selection(config, services)
                 config, data = prepared_run(config, composed, choices, services, data_sets)
                 if check:  # Again, with the path of the pretrained weights.
                     check_out(out, config.model_dump())
-                train_once(config, data, out, services, finished=finished)
+                train_once(config, data, out, services, earlier=earlier)
             metrics = evaluate.read_metrics(out)
         return Done(label or name, out, metrics)
-
-
-def finished_runs() -> Path:
-    """Return the folder of the results of finished trials: hard links to the files of their folders."""
-    return project.scratch() / "finished"
 
 
 def _advise_on_selection(config: Run, services: Services) -> None:

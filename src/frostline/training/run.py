@@ -6,7 +6,6 @@ training loop is in `training.trainer`.
 
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +25,7 @@ from frostline.base.formats import canonical_json, read_csv, read_json, yaml_tex
 from frostline.base.hashes import content_key, sha256_of
 from frostline.base.locks import exclusive
 from frostline.base.metrics import headline
-from frostline.base.run_folder import CONFIG, HISTORY, THRESHOLDS, TRAINING, WEIGHTS
+from frostline.base.run_folder import CONFIG, HISTORY, THRESHOLDS, TRAINING
 from frostline.console import signals
 from frostline.console.errors import FrostlineError, Pruned, resource_errors
 from frostline.data.loading import batches
@@ -128,23 +127,6 @@ def restore_results(run: Run, inputs: TrainingInputs, services: Services, folder
         if folder.is_dir() and not (checkpoints / DONE).exists():
             checkpoints.mkdir(parents=True, exist_ok=True)
             folder.rename(checkpoints / DONE)
-
-
-def remove_lost_results(folder: Path, scratch: Path) -> None:
-    """Remove results that `remove_checkpoints` moved into `folder` if nothing else links to their weights.
-
-    The run's own folder is gone then: who deletes a run wants its space back.
-    """
-    for results in (weights.parent for weights in folder.glob(f"*/{WEIGHTS}") if _is_only_link(weights)):
-        with exclusive(_lock(scratch / "resume" / results.name)):
-            if _is_only_link(results / WEIGHTS):  # Still, since another trial may have used it meanwhile.
-                shutil.rmtree(results)
-
-
-def _is_only_link(file: Path) -> bool:
-    with suppress(FileNotFoundError):
-        return file.stat().st_nlink == 1
-    return False
 
 
 def run_key(run: Run, inputs: TrainingInputs) -> str:

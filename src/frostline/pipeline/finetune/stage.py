@@ -14,8 +14,8 @@ from frostline.base.repetitions import Repetition
 from frostline.data.prepared.index import Index
 from frostline.models.head_init import HeadNotUsable
 from frostline.models.pretrained import head_init_of, load_initial_weights
-from frostline.pipeline.finetune.earlier_runs import EarlierRuns
 from frostline.schema import Arm
+from frostline.training.earlier_runs import RunsOfStage
 from frostline.training.inputs import load_inputs
 from frostline.training.run import train
 from frostline.training.services import Services
@@ -44,11 +44,10 @@ def finetune(config: Arm, data: Path, out: Path, services: Services, timing: Pat
         return
     config_of = config.runs()  # repetition (a seed, or a fold and a seed) → config of its run
     folds = [list(members) for _, members in groupby(config_of, key=lambda repetition: repetition.fold)]
-    earlier, timings = EarlierRuns(out, services), dict[Repetition, dict[str, Any]]()
+    earlier, timings = RunsOfStage(services, out), dict[Repetition, dict[str, Any]]()
     inputs = load_inputs(config_of[folds[0][0]], data, initial, services)
-    # If seeds or folds were added since the stage ran last, the other runs are not trained again. `restore`
-    # and `store` only pass the inputs on to `training.run.run_key`. What it reads of them is the same for all
-    # folds, so those of any fold will do.
+    # `restore` and `store` only pass the inputs on to `training.run.run_key`. What it reads of them is the
+    # same for all folds, so those of any fold will do.
     earlier.restore(config_of.values(), inputs)
     omitted.remove_reason(out)
     with publish(out) as work:

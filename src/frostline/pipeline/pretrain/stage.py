@@ -12,8 +12,9 @@ from frostline.base.run_folder import OUTPUTS, WEIGHTS
 from frostline.evaluation import evaluate
 from frostline.models.pretrained import load_initial_weights
 from frostline.schema import Run
+from frostline.training.earlier_runs import EarlierRuns
 from frostline.training.inputs import load_inputs
-from frostline.training.run import remove_checkpoints, restore_results, run_key, train
+from frostline.training.run import train
 from frostline.training.services import Services
 
 
@@ -25,24 +26,22 @@ def train_once(
     timing: Path | None = None,
     *,
     sealed: bool = False,
-    finished: Path | None = None,
+    earlier: EarlierRuns | None = None,
 ) -> None:
     """Train on the prepared data in `data`, measure on its test split, and write everything to `out`.
 
     `out` gets weights.safetensors, history.csv, training.json, config.yaml, metrics.json and predictions.csv.
     The measured seconds go to `timing`, a separate file, since they differ between runs; it also has the
     `result_key`, by which a single run finds the study's pretraining. `sealed` adds checksums, for a cache.
-    `finished` is a folder of finished runs by `run_key`: one that is there is not trained again, and this one
-    is kept there.
+    If the run is among the `earlier` ones, it is not trained again; its results are kept there.
 
     Raises:
         FrostlineError: something in the config does not fit; before any training.
     """
     initial = load_initial_weights(config.backbone, config.weights)
     inputs = load_inputs(config, data, initial, services)
-    kept = None if finished is None else finished / run_key(config, inputs)
-    if kept is not None:
-        restore_results(config, inputs, services, kept)
+    earlier = earlier or EarlierRuns(services)
+    earlier.restore([config], inputs)
     omitted.remove_reason(out)
     with publish(out, OUTPUTS) as work:
         repetition = Repetition(config.dataset.fold, config.seed)
@@ -57,7 +56,7 @@ def train_once(
             key = result_key(config, inputs.index.fingerprint, initial.sha256)
             result = {"key": key, "weights_sha256": sha256_of(work / WEIGHTS)}
             write_text(timing, canonical_json({"result": result, "seeds": {str(config.seed): seconds}}))
-    remove_checkpoints(config, inputs, services, kept)
+    earlier.store([config], inputs)
 
 
 def result_key(config: Run, data: str, initial: str | None) -> str:
