@@ -92,7 +92,8 @@ class Answering(Classifier):
 
     def on_validation_epoch_start(self):
         super().on_validation_epoch_start()
-        self.rest = logits_of(ANSWERS[0 if self.trainer.sanity_checking else self.trainer.current_epoch + 1])
+        epoch = 0 if self.trainer.sanity_checking else self.trainer.current_epoch + 1
+        self.rest = logits_of(ANSWERS[min(epoch, len(ANSWERS) - 1)])
 
     def forward(self, images):
         if self.training:
@@ -101,17 +102,33 @@ class Answering(Classifier):
         return logits
 
 
+def answering(changes):
+    """A bench whose validation images have `LABELS`."""
+    bench = Bench({"trainer.epochs": 4, **changes}, kind=Answering)
+    val = dataclasses.replace(random_images(len(LABELS)), labels=torch.tensor(LABELS), key="unbalanced")
+    spec, config = bench.data.spec, bench.config
+    bench.data = ImageData(bench.data.train, val, spec, config.trainer, config.augment, 0, 3)
+    return bench
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "epochs"), [("val/balanced_accuracy", 0.7, 2), ("val/f1_macro", 0.62, 4)]
+)
+def test_a_phase_ends_when_a_metric_over_classes_is_reached(metric, value, epochs, tmp_path):
+    until = {"reaches": metric, "value": value, "max": {"epochs": 5}}
+    phases = [{"train": "all", "until": until, "restore": "best"}, {"train": "all", "until": "end"}]
+    schedule = {"freeze": {**ALL, "phases": [{"restore": "none", **phase} for phase in phases]}}
+    result = answering({**schedule, "trainer.epochs": 6}).fit(tmp_path)
+    steps = 2
+    assert result.starts == (0, epochs * steps)
+
+
 @pytest.mark.parametrize("images", [1, 3, 256])
 @pytest.mark.parametrize(
     ("monitor", "best"), [("val/accuracy", 1), ("val/balanced_accuracy", 2), ("val/f1_macro", 4)]
 )
 def test_unbalanced_classes_are_measured_as_evaluation_does(monitor, best, images, tmp_path):
-    changes = {"trainer.epochs": 4, "trainer.monitor": monitor, "trainer.eval_batch_size": images}
-    bench = Bench(changes, kind=Answering)
-    val = dataclasses.replace(random_images(len(LABELS)), labels=torch.tensor(LABELS), key="unbalanced")
-    spec, config = bench.data.spec, bench.config
-    bench.data = ImageData(bench.data.train, val, spec, config.trainer, config.augment, 0, 3)
-    result = bench.fit(tmp_path)
+    result = answering({"trainer.monitor": monitor, "trainer.eval_batch_size": images}).fit(tmp_path)
     assert result.best_epoch == best
     for row, answers in zip(result.history, ANSWERS, strict=True):
         measured = classification_metrics(logits_of(answers), LABELS)
