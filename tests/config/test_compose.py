@@ -295,3 +295,16 @@ def test_a_point_that_is_wrong_is_found_before_anything_runs():
 def test_numbers_that_are_not_finite_are_refused(override):
     with pytest.raises(FrostlineError, match=rf"^{override.partition('=')[0]}.*: found "):
         compose.experiment([override])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trainer.threads=3", "trainer.device=cpu"], (3, "cpu")),
+        (["trainer.threads=3", "pretrain.trainer.threads=1"], (1, "auto")),
+        (["pretrain.trainer.device=cpu", "trainer.threads=2"], (2, "cpu")),
+    ],
+)
+def test_the_pretraining_runs_where_and_with_as_many_threads_as_the_fine_tuning(words, expected):
+    composed, _ = compose.experiment(words)
+    assert (composed.pretrain.trainer.threads, composed.pretrain.trainer.device) == expected

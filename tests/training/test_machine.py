@@ -47,6 +47,8 @@ def test_threads_that_have_to_wait_for_a_processor_are_named(monkeypatch, thread
     reason = machine.why_slow(threads)
     assert (reason or "").startswith(said or "")
     assert (reason is None) == (said is None)
+    of_pretraining = (reason or "").replace("trainer.threads", "pretrain.trainer.threads")
+    assert (machine.why_slow(threads, "pretrain.") or "") == of_pretraining
     monkeypatch.setattr(os, "cpu_count", lambda: 64)  # the load of this process's own processors is unknown
     assert threads > available or machine.why_slow(threads) is None
 

@@ -27,18 +27,23 @@ def configure(threads: int) -> None:
     keep_freed_memory()
 
 
-def why_slow(threads: int) -> str | None:
-    """Return why `threads` CPU threads are slow on this machine, with the fix; None: they are not."""
+def why_slow(threads: int, prefix: str = "") -> str | None:
+    """Return why `threads` CPU threads are slow on this machine, with the fix; None: they are not.
+
+    Args:
+        prefix: what precedes the key `trainer.threads`: ``pretrain.`` for a pretraining.
+    """
+    key = f"{prefix}trainer.threads"
     available = processors()
     if threads > available:
-        return f"trainer.threads: {threads} threads share {available} processors, which is slow"
+        return f"{key}: {threads} threads share {available} processors, which is slow"
     # Threads wait for each other in every layer: one that has to wait for a processor stops all. What others
     # use is known of all processors together only.
     used = used_by_others() if available == os.cpu_count() else 0.0
     if threads > 1 and used > available - threads + BUSY:
         return (
-            f"trainer.threads: other programs use {used:.1f} of {available} processors, and {threads} threads"
-            " can be ten times slower than one then: set trainer.threads=1"
+            f"{key}: other programs use {used:.1f} of {available} processors, and {threads} threads can be ten"
+            f" times slower than one then: set {key}=1"
         )
     return None
 

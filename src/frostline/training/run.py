@@ -179,7 +179,8 @@ def _train(run: Run, inputs: TrainingInputs, out: Path, services: Services, titl
     garbage.enable()  # off during imports
     machine.configure(run.trainer.threads)
     device = device_of(run.trainer.device)
-    if device.type == "cpu" and (reason := machine.why_slow(run.trainer.threads)):
+    prefix = "pretrain." if run.stage == "pretrain" else ""
+    if device.type == "cpu" and (reason := machine.why_slow(run.trainer.threads, prefix)):
         services.say(reason)
     setup = set_up(run, inputs, services)
     plan, budget = setup.classifier.plan, setup.budget
