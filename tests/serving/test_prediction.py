@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from tests.data.tiffs import tiff
 from tests.tiny import RESNET, run_config
 
@@ -47,6 +48,17 @@ def test_test_images_get_what_the_run_measured(photo_run, photos, tested, capsys
         assert row["prediction"] == measured["prediction"]
         assert float(row["confidence"]) == pytest.approx(float(measured["confidence"]), abs=1e-6)
         assert row["error"] == ""
+
+
+def test_prediction_uses_the_runs_threads_and_names_its_batches(photo_run, photos, capsys):
+    before, own = torch.get_num_threads(), TrainedRun.read(photo_run).run.trainer.threads
+    try:
+        torch.set_num_threads(own + 1)
+        assert cli.main(["predict", str(photo_run), str(photos), "--batch-size", "3"]) == 0
+        assert torch.get_num_threads() == own
+    finally:
+        torch.set_num_threads(before)
+    assert "in batches of 3, " in capsys.readouterr().err
 
 
 def test_a_folder_stands_for_its_images_and_the_batch_size_changes_nothing(

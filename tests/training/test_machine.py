@@ -54,6 +54,27 @@ def test_threads_that_have_to_wait_for_a_processor_are_named(monkeypatch, thread
 
 
 @pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize(
+    ("threads", "asked", "used"),
+    [(3, None, 3), (3, "2", 2), (3, "8", 3), (16, None, 4), (3, "0", 3), (3, "4,2", 3)],
+)
+def test_inference_uses_the_runs_threads_as_far_as_there_are_processors(monkeypatch, threads, asked, used):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setattr(machine, "processors", lambda: 4)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(machine, "used_by_others", lambda: 3.9)
+    said = []
+    machine.configure_inference(threads, torch.device("cpu"), said.append)
+    assert torch.get_num_threads() == used
+    assert [text.rpartition(": ")[2] for text in said] == ["set OMP_NUM_THREADS=1"]
+    machine.configure_inference(1, torch.device("cpu"), said.append)
+    assert torch.get_num_threads() == 1
+    assert len(said) == 1
+
+
+@pytest.mark.usefixtures("as_before")
 def test_an_optimizer_step_opens_no_library(monkeypatch):
     """Lightning has torch look for a GPU by NVML, whose library it opens each time that it is asked."""
     importlib.import_module("pytorch_lightning")

@@ -124,6 +124,7 @@ def predict(trained: "TrainedRun", images: Any, network: prediction.Network) -> 
     if not sources:
         raise FrostlineError("images: found none; give files, a folder, images of Pillow, or arrays")
     with shown("predict", len(sources)) as advance:
+        advance(0, prediction.in_batches(len(sources), network.batch_size))
         predicted = []
         for row in prediction.predict(trained, sources, len(trained.classes), network=network):
             predicted.append(row)

@@ -113,7 +113,9 @@ def run(arguments: argparse.Namespace) -> None:
         formatted = prediction.csv_lines if arguments.format == "csv" else prediction.json_lines
         lines = partial(formatted, top_k=arguments.top_k)
     problems = Problems()
+    batch_size = arguments.batch_size or trained.run.trainer.eval_batch_size
     with shown("predict", len(paths)) as advance:
+        advance(0, prediction.in_batches(len(paths), batch_size))
         rows = sheet.of(problems.of(predictions, advance), shown_classes)
         _write(lines(rows), arguments.out)
     named = "/" in arguments.model or os.sep in arguments.model

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from frostline.console.errors import FrostlineError, resource_errors
+from frostline.features.execution import device_of
 from frostline.features.split_point import NetworkSplit
 from frostline.lr_finder.suggestion import Settings, Suggestion, diverges, learning_rates, smoothed, suggest
 from frostline.planning.phase_steps import PhaseSteps
@@ -46,6 +47,8 @@ def run_test(run: Run, inputs: TrainingInputs, services: Services, settings: Set
     """
     settings.check()
     machine.configure(run.trainer.threads)
+    if device_of(run.trainer.device).type == "cpu" and (reason := machine.why_slow(run.trainer.threads)):
+        services.say(reason)
     setup = set_up(run, inputs, services)
     if not setup.classifier.plan.phases:
         raise FrostlineError(

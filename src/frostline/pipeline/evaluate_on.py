@@ -107,6 +107,7 @@ def run(folder: Path, place: str, options: Options) -> Measured:
             "warnings": warnings,
         }
         write_text(work / TEST_SET, canonical_json(about))
+        reevaluate.say_if_slow(config, services)
         services = replace(services, tracker=_AsTestSet(services.tracker, name))
         return evaluate.measure_test(config, tested, folder, work, services)
 

@@ -62,11 +62,23 @@ def run(folder: Path, out: Path | None, *, force: bool = False, tta: str | None 
         from frostline.data.prepared.index import PreparedData
         from frostline.evaluation import evaluate
 
+        say_if_slow(config, services)
         if own is None:
             return evaluate.measure(config, data, folder, work, services)
         return evaluate.measure_test(config, PreparedData(config.dataset, own, data), folder, work, services)
 
     return written(out or folder, measure, force=force)
+
+
+def say_if_slow(config: Run, services: Services) -> None:
+    """Say so where a run's CPU threads are slow: their number is part of its results, so it is kept."""
+    from frostline.features.execution import device_of
+    from frostline.training import machine
+
+    if device_of(config.trainer.device).type == "cpu":
+        fix = "wait until they end, or train with trainer.threads=1"
+        if reason := machine.why_slow(config.trainer.threads, fix=fix):
+            services.say(f"frostline: warning: {reason}")
 
 
 def finished(folder: Path, *, force: bool) -> tuple[Run, dict[str, Any]]:

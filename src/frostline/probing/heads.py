@@ -169,7 +169,10 @@ def group_by_features(runs: Sequence[Run], inputs: TrainingInputs, services: Ser
     """
     check(runs[0])
     garbage.enable()  # off during imports
-    machine.configure(runs[0].trainer.threads)
+    trainer = runs[0].trainer
+    machine.configure(trainer.threads)
+    if device_of(trainer.device).type == "cpu" and (reason := machine.why_slow(trainer.threads)):
+        services.say(reason)
     groups: dict[object, FeatureGroup] = {}
     of_seed: dict[int, FeatureGroup] = {}
     for run in runs:

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from frostline.base.run_folder import METADATA, WEIGHTS
 from frostline.console.errors import FrostlineError, first_line
+from frostline.console.progress import say_once
 from frostline.models import weights
 from frostline.runs.serving_model import TOLERANCE, TRACED, Predictor, ServingModel, largest_difference
 from frostline.runs.trained_run import TrainedRun
 from frostline.serving.formats import FORMATS
+from frostline.training import machine
 from frostline.training.inference import network_with
 
 CHECKED = 64
@@ -45,6 +47,7 @@ def run(trained: TrainedRun, form: str, out: Path) -> Exported:
         FrostlineError: the format can't express the network, or the outputs differ by
             more than TOLERANCE.
     """
+    machine.configure_inference(trained.run.trainer.threads, torch.device("cpu"), say_once)
     model = trained.serving_model()
     images, tried_on = trained.images(CHECKED)
     write = {"onnx": _onnx, "pt2": _pt2, "safetensors": _safetensors}[form]

@@ -19,6 +19,7 @@ from frostline.base.multi_label_metrics import least_certain
 from frostline.base.parallel import in_order
 from frostline.base.project import scratch
 from frostline.console.errors import FrostlineError, first_line, is_out_of_memory
+from frostline.console.progress import say_once
 from frostline.data.loading.pixel_files import Pixels
 from frostline.data.loading.pixels import Images
 from frostline.data.loading.resize import format_of, to_pixels
@@ -74,6 +75,7 @@ def predict(
         network: of `trained`, if there is one already.
     """
     network, thresholds = network or Network(trained, batch_size), trained.thresholds
+    network.configure()
     count = len(trained.classes) if thresholds else top_k
     sizes = tta.specs(trained.run.tta, trained.spec)
     decoded = in_order(lambda image: _pixels(image, sizes), images)
@@ -96,6 +98,11 @@ def predict(
                 if thresholds is not None:
                     labels, confidence = _decided(row.cpu().numpy(), thresholds, trained.classes)
                 yield Prediction(name, best, "", labels, confidence, notes)
+
+
+def in_batches(images: int, batch_size: int) -> str:
+    """Return a note for a bar, which advances by whole batches: other sizes would change the rounding."""
+    return f"in batches of {batch_size}" if images > 1 else ""
 
 
 def _decided(
@@ -131,7 +138,11 @@ class Network:
         self._execution = self._reuse.inference_execution(self._network)
         self._parts: Any = None
         self._tried = False
-        machine.keep_freed_memory()
+
+    def configure(self) -> None:
+        """Use the run's number of threads in this process; another run may have set its own since."""
+        trainer = self._run.trainer
+        machine.configure_inference(trainer.threads, device_of(trainer.device), say_once)
 
     @torch.no_grad()
     def probabilities(self, stacks: Sequence[torch.Tensor]) -> torch.Tensor:

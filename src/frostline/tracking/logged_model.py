@@ -13,6 +13,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from frostline.console.errors import FrostlineError, first_line
+from frostline.console.progress import no_output
 
 if TYPE_CHECKING:
     from frostline.runs.trained_run import TrainedRun
@@ -41,7 +42,9 @@ def save(trained: "TrainedRun", folder: Path, about: Model) -> tuple[float, str]
     import torch
 
     from frostline.runs.serving_model import TOLERANCE, TRACED, largest_difference
+    from frostline.training import machine
 
+    machine.configure_inference(trained.run.trainer.threads, torch.device("cpu"), no_output)
     model = trained.serving_model()
     images, tried_on = trained.images(CHECKED)
     example = images[torch.arange(TRACED) % len(images)].numpy()

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 import torch
 
 from frostline.base.processes import processors, used_by_others
+from frostline.console.progress import Say
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+OMP_NUM_THREADS = "OMP_NUM_THREADS"
 BUSY = 0.9
 """Processors that other programs use, of those that the threads need, from which a run is said to be slow."""
 
@@ -27,11 +29,27 @@ def configure(threads: int) -> None:
     keep_freed_memory()
 
 
-def why_slow(threads: int, prefix: str = "") -> str | None:
+def configure_inference(threads: int, device: torch.device, say: Say) -> None:
+    """Predict with a run's `threads`, but at most `OMP_NUM_THREADS` and this machine's processors.
+
+    Args:
+        say: prints why they are slow, if they are.
+    """
+    asked = os.environ.get(OMP_NUM_THREADS, "")
+    limit = int(asked) if asked.isdecimal() and int(asked) else threads
+    used = min(threads, limit, processors())
+    torch.set_num_threads(used)
+    keep_freed_memory()
+    if device.type == "cpu" and (reason := why_slow(used, fix=f"set {OMP_NUM_THREADS}=1")):
+        say(f"frostline: warning: {reason}")
+
+
+def why_slow(threads: int, prefix: str = "", fix: str = "") -> str | None:
     """Return why `threads` CPU threads are slow on this machine, with the fix; None: they are not.
 
     Args:
         prefix: what precedes the key `trainer.threads`: ``pretrain.`` for a pretraining.
+        fix: what to do; empty: set the key to 1.
     """
     key = f"{prefix}trainer.threads"
     available = processors()
@@ -43,7 +61,7 @@ def why_slow(threads: int, prefix: str = "") -> str | None:
     if threads > 1 and used > available - threads + BUSY:
         return (
             f"{key}: other programs use {used:.1f} of {available} processors, and {threads} threads can be ten"
-            f" times slower than one then: set {key}=1"
+            f" times slower than one then: {fix or f'set {key}=1'}"
         )
     return None
 
