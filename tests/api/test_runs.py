@@ -328,6 +328,6 @@ def test_what_a_notebook_shows(run, here, photo_run):
 def test_export_takes_the_format_from_the_suffix(run, here):
     path = run.export("exported/weights.safetensors")
     assert path.read_bytes()[-1000:] == (run.folder / "weights.safetensors").read_bytes()[-1000:]
-    with pytest.raises(fl.FrostlineError, match=r"name a file that ends in \.onnx, \.pt2, \.safetensors$"):
+    with pytest.raises(fl.FrostlineError, match=r"name a file that ends in \.onnx, \.pt2 or \.safetensors$"):
         run.export("model.pt")
     assert sorted(entry.name for entry in (here / "exported").iterdir()) == ["weights.safetensors"]

@@ -38,6 +38,19 @@ def test_pt2_takes_any_number_of_images(photo_run, trained, tmp_path, capsys):
     assert about["weights_sha256"] == trained.sha256
 
 
+def test_the_files_suffix_means_the_format(photo_run, tmp_path, capsys):
+    out = tmp_path / "weights.safetensors"
+    assert cli.main(["export", str(photo_run), "--out", str(out)]) == 0
+    assert out.read_bytes() == (photo_run / "weights.safetensors").read_bytes()
+    capsys.readouterr()
+    other = tmp_path / "model.pt"
+    assert cli.main(["export", str(photo_run), "--out", str(other)]) == cli.EXIT_USER
+    assert capsys.readouterr().err == (
+        f"frostline: error: --out: found {other}; name a file that ends in .onnx, .pt2 or .safetensors\n"
+    )
+    assert not other.exists()
+
+
 def test_torchscript_is_refused_with_what_to_use_instead(photo_run, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["export", str(photo_run), "--format", "torchscript", "--out", str(tmp_path / "model.pt")])

@@ -226,10 +226,7 @@ class Run:
         from frostline.serving import formats
 
         path = Path(file)
-        form = next((form for form, suffix in formats.FORMATS.items() if suffix == path.suffix), None)
-        if form is None:
-            suffixes = ", ".join(formats.FORMATS.values())
-            raise FrostlineError(f"file: found {os.fspath(file)!r}; name a file that ends in {suffixes}")
+        form = formats.format_of(path, "file")
         with call():
             formats.check_packages(form)
             from frostline.serving import export

@@ -9,8 +9,8 @@ from frostline.console.progress import NETWORK, waiting
 
 EPILOG = f"""\
 examples:
-  frostline export runs/finetune/NAME --format onnx --out model.onnx
-  frostline export models:/digits@champion --format pt2 --out model.pt2
+  frostline export runs/finetune/NAME --out model.onnx
+  frostline export models:/digits@champion --out model.pt2
 
 {options.RUN_HELP}
 
@@ -31,8 +31,8 @@ def add(commands: Any, summary: str) -> None:
         "--format",
         type=_not_torchscript,
         choices=["onnx", "pt2", "safetensors"],
-        required=True,
-        help="onnx, pt2: the network, from pixels to probabilities; safetensors: its weights",
+        help="onnx, pt2: the network, from pixels to probabilities; safetensors: its weights (default: the"
+        " suffix of FILE)",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="file to write")
 
@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Export the network, and print how far its outputs differ from the original's."""
     from frostline.serving import formats, resolve
 
-    formats.check_packages(arguments.format)
+    form = arguments.format or formats.format_of(arguments.out, "--out")
+    formats.check_packages(form)
     folder = resolve.folder(arguments.run)
     from frostline.console.units import size
 
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         trained = TrainedRun.read(folder)
     with waiting("exporting, and comparing the file with the network"):
-        exported = export.run(trained, arguments.format, arguments.out)
+        exported = export.run(trained, form, arguments.out)
     print(
         f"{exported.file}: {size(exported.file.stat().st_size)},"
         f" differs from the network in float32 by {exported.difference:.1e} at most, on {exported.tried_on}"
