@@ -1,10 +1,12 @@
 """The table of DVC's experiments: what differs, the arms' results, and a width that fits a terminal."""
 
 import re
+import subprocess
 from dataclasses import replace
 
 import pytest
 
+from frostline.commands import experiments
 from frostline.commands import main as cli
 from frostline.commands.experiments import metric_of, print_table, read_rows, table
 from frostline.console import tables
@@ -64,6 +66,51 @@ def test_a_revision_that_dvc_cannot_read_is_a_row_too():
     headers, cells = table(read_rows([broken, revision("a" * 40, "full")]))
     assert cells[0] == ["workspace (unreadable)", *[""] * (len(headers) - 1)]
     assert "freeze" not in headers  # nothing differs among those that can be read
+
+
+def without_results(rev):
+    return revision(rev, "gradual") | {"data": {"params": {"params.yaml": {"data": PARAMS}}}}
+
+
+def test_a_commit_without_results_is_left_out_unless_it_has_experiments():
+    later = without_results("b" * 40) | {"experiments": [experiment("basal-lick", "lp_ft")]}
+    rows = read_rows([without_results("workspace"), without_results("a" * 40), later])
+    assert [row.name for row in rows] == ["bbbbbbb", "  basal-lick"]
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A git repository with two commits, and an experiment that begins at each; the commits' hashes."""
+    monkeypatch.chdir(tmp_path)
+
+    def git(*words):
+        own = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", *words]
+        return subprocess.run(own, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    commits = []
+    for name in ("first", "second"):
+        git("commit", "-q", "--allow-empty", "-m", name)
+        commits.append(git("rev-parse", "HEAD"))
+        git("update-ref", f"refs/exps/{commits[-1][:2]}/{commits[-1][2:]}/of-{name}", "HEAD")
+    git("update-ref", "refs/exps/exec/EXEC_BASELINE", "HEAD")  # one of DVC's own
+    return commits
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_experiments_of_other_commits_are_counted_and_an_empty_table_says_why(
+    repository, monkeypatch, capsys, rows
+):
+    new = revision(repository[1], "full") if rows else without_results(repository[1])
+    monkeypatch.setattr(experiments, "_shown_by_dvc", lambda extra: [new])
+    assert cli.main(["experiments"]) == 0
+    out = capsys.readouterr().out
+    assert "1 experiment of other commits: frostline experiments -A shows them\n" in out
+    assert ("no experiment of this commit has results: dvc repro runs the study" in out) == (not rows)
+    assert cli.main(["experiments", "-A"]) == 0
+    out = capsys.readouterr().out
+    assert "of other commits" not in out
+    assert ("no commit has results: dvc repro runs the study" in out) == (not rows)
 
 
 def test_two_schedules_and_a_learning_rate_fit_into_120_columns(capsys, monkeypatch):

@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,17 @@ from frostline.base.metrics import ACCURACY, MAP
 from frostline.commands import options
 from frostline.commands.compose import ARMS
 from frostline.console.errors import FrostlineError
+from frostline.console.units import counted
 
 PARAMS, METRICS = "params.yaml", "artifacts/report/metrics.json"
 SHA_DIGITS = 40
+REF = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/")
+"""The git reference of an experiment begins with the commit that it begins at."""
+RUN_ONE = "dvc repro runs the study, dvc exp run -S KEY=VALUE an experiment"
 EPILOG = """\
 Each row has the keys of params.yaml in which the experiments differ, and the test accuracy of each arm with
 its gain over the from-scratch baseline in percentage points. `dvc exp show` has every number and dependency,
-`dvc exp apply NAME` puts an experiment's files into the workspace."""
+`dvc exp apply NAME` puts an experiment's files into the workspace. A commit without results is left out."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,15 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         FrostlineError: DVC can't read the experiments here.
     """
-    rows = read_rows(_shown_by_dvc(["--all-commits"] if arguments.all_commits else []))
-    print_table(rows)
+    shown = _shown_by_dvc(["--all-commits"] if arguments.all_commits else [])
+    if rows := read_rows(shown):
+        print_table(rows)
+    else:
+        print(
+            f"no {'commit' if arguments.all_commits else 'experiment of this commit'} has results: {RUN_ONE}"
+        )
+    if hidden := 0 if arguments.all_commits else experiments_elsewhere(shown):
+        print(f"{counted(hidden, 'experiment')} of other commits: frostline experiments -A shows them")
     if names := {metric_of(row) for row in rows if row.metrics}:
         print(f"test {' or '.join(sorted(names))} in per cent, and gain over scratch in percentage points")
 
@@ -70,17 +82,27 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 def read_rows(shown: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Return the rows of what `dvc exp show --json` prints."""
+    """Return the rows of what `dvc exp show --json` prints, without commits that have no results."""
     rows = []
     for commit in shown:
-        rows.append(_row(commit, _name(commit)))
-        for experiment in commit.get("experiments") or ():
+        row, experiments = _row(commit, _name(commit)), commit.get("experiments") or ()
+        if row.metrics or experiments or not commit.get("data"):
+            rows.append(row)
+        for experiment in experiments:
             state = (experiment.get("executor") or {}).get("state")
             revisions = experiment.get("revs") or ()
             for revision in revisions[:1]:  # the newest of its checkpoints
                 name = experiment.get("name") or _name(revision)
                 rows.append(_row(revision, f"  {name} ({state})" if state else f"  {name}"))
     return rows
+
+
+def experiments_elsewhere(shown: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many experiments begin at other commits than those of what `dvc exp show --json` prints."""
+    words = ["git", "for-each-ref", "--format=%(refname)", "refs/exps"]
+    listed = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    begin = [match[1] + match[2] for match in map(REF.match, listed.splitlines()) if match]
+    return sum(commit not in {revision["rev"] for revision in shown} for commit in begin)
 
 
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
