@@ -17,11 +17,11 @@ def store(empty_store):
     return empty_store
 
 
-def record(store, when, seed, value, *, freeze="full", study="tied", **tags):
+def record(store, when, seed, value, *, freeze="full", study="tied", name=None, **tags):
     """Record a finished run; return its id."""
     config = {"stage": "finetune", "study": study, "freeze_name": freeze, "seed": seed}
     tags |= {"freeze": freeze, "seed": str(seed)}
-    name = f"mlp·{freeze}·digits"
+    name = name or f"mlp·{freeze}·digits"
     about = RunInfo(name, "finetune", study, config, DATA, "training", tags, seed)
     run = store.begin(about, process_key(), when=when)
     run.metrics({"best/val/accuracy": value})
@@ -62,6 +62,26 @@ def test_of_equal_trials_the_same_stands_for_a_sweep_in_its_report_and_as_a_name
     reported = settings_of(trials, "val/accuracy")[0].run.number
     named = {word: ids[Results(store).chosen(word)[0].id] for word in ("tied", "best")}
     assert named == {"tied": reported, "best": reported}
+
+
+def test_the_beginning_of_a_configurations_name_stands_for_its_seeds(store):
+    from frostline.comparison.runs import Results
+
+    record(store, 1, 0, 0.5, study="earlier", name="gradual·resnet10t·digits")
+    other = record(store, 2, 0, 0.5, study="other", name="full·mlp·labels")
+    ids = {record(store, 3, seed, 0.5, name="gradual·mlp·labels") for seed in (0, 1)}
+    record(store, 4, 0, 0.5, name="linear_probe·mlp·labels")
+    record(store, 5, 0, 0.5, name="linear_probe·mlp·labels_b")
+    results = Results(store)
+    assert results.words()[2] == "tied"
+    assert {run.id for run in results.named("gradual")} == ids  # the earlier study has another one
+    assert [run.id for run in results.named("full·mlp")] == [other]
+    with pytest.raises(
+        FrostlineError, match="did you mean 'linear_probe·mlp·labels' or 'linear_probe·mlp·labels_b'"
+    ):
+        results.named("linear_probe")
+    with pytest.raises(FrostlineError, match="no finished run with that id or name"):
+        results.named("grad")
 
 
 def test_a_repeated_trial_changes_no_tie(store):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline.console.errors import OutOfResources, full_disk, resource_errors, system_error
+from frostline.console.errors import OutOfResources, allowed, full_disk, resource_errors, system_error
 
 
 @contextmanager
@@ -25,6 +25,12 @@ def room_for(size: int) -> Iterator[None]:
 def write_array(folder: Path) -> None:
     with room_for(10_000):
         np.save(folder / "array.npy", np.zeros(1_000_000, dtype=np.uint8))
+
+
+def test_of_many_names_those_that_contain_the_word_are_proposed():
+    names = [f"full·resnet10t·labels·s{seed}" for seed in range(30)]
+    assert allowed("Full", names).startswith("did you mean 'full·resnet10t·labels·s0' or ")
+    assert allowed("gradual", names).startswith("30 names are allowed, such as ")
 
 
 def test_an_array_that_does_not_fit_on_the_disk(tmp_path):

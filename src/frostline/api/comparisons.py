@@ -62,7 +62,8 @@ def compare(
     """Compare finished runs, grouped over seeds, as `frostline compare` does; by default of the last study.
 
     Args:
-        runs: runs, or their folders, ids or names; a name without its seed means all seeds.
+        runs: runs, or their folders, ids or names; a name without its seed, or its beginning, such as
+            ``full``, means all seeds.
         study: all runs of a study or a sweep, instead.
         filter: all runs that match a search filter of MLflow, instead.
         metrics: the columns; the first sorts the rows.

@@ -21,8 +21,8 @@ EPILOG = """\
 examples:
   frostline compare                                             the study or sweep that ran last
   frostline compare --study mnist_to_digits --out arms.html     a page with a plot
-  frostline compare full·resnet10t·digits gradual·resnet10t·digits
-                                                                all seeds of two configurations
+  frostline compare full gradual                                all seeds of two configurations
+  frostline compare full·resnet10t·digits gradual·mlp·digits    their names, if several begin alike
   frostline compare runs/finetune/a runs/finetune/b --open      also in the browser
   frostline compare --filter "tags.dataset = 'digits' AND tags.freeze = 'full'" --metric test/f1_macro
 
@@ -39,7 +39,8 @@ def add(commands: Any, summary: str) -> None:
         nargs="*",
         default=[],
         metavar="RUN",
-        help="folder, id or name (without seed: all seeds), best, last, or a sweep",
+        help="folder, id or name (without seed: all seeds; its beginning, such as full, is enough), best,"
+        " last, or a sweep",
     )
     parser.add_argument("--study", help="all runs of a study or a sweep (default: the last that ran)")
     parser.add_argument("--filter", metavar="TEXT", help="all runs that match a search filter of MLflow")

@@ -48,7 +48,9 @@ class Results:
         """Return the finished runs that a word names.
 
         Args:
-            word: a run folder, an id, a name, a name without the seed (all seeds), or what `chosen` takes.
+            word: a run folder, an id, a name, a name without the seed (all seeds), what `chosen` takes, or
+                the first words of a name without the seed, such as ``full``, if no other begins with them in
+                the newest study, or in the store.
 
         Raises:
             FrostlineError: there is none.
@@ -63,10 +65,20 @@ class Results:
         if not results:
             results = self.finished({}, metric_names.begins("attributes.run_name", f"{word}·"))
             results = [run for run in results if setting_of(run.name) == word]
-        if not results and not (results := self.chosen(word)):
+        if not (results := results or self.chosen(word) or self._beginning(word)):
             known = {*(run.name for run in self.finished({})), *self.words()}
             raise FrostlineError(no_such_run(word, known))
         return results
+
+    def _beginning(self, word: str) -> list[Result]:
+        """Return the finished runs of the only configuration whose name begins with `word` and a ``·``."""
+        newest = [{"study": study} for study in self._studies()[:1]]
+        for tags in (*newest, dict[str, str]()):
+            begins = metric_names.begins("attributes.run_name", f"{word}·")
+            results = [run for run in self.finished(tags, begins) if run.name.startswith(f"{word}·")]
+            if len({setting_of(run.name) for run in results}) == 1:
+                return results
+        return []
 
     def chosen(self, word: str, weights: Collection[str] | None = None) -> list[Result]:
         """Return the runs that a study's name, `best` or `last` stands for; none for other words.

@@ -40,7 +40,7 @@ def compare_runs(
     """Compare finished runs; without arguments those of the study that ran last.
 
     Args:
-        runs: run folders, ids or names; a name without its seed means all seeds.
+        runs: run folders, ids or names; a name without its seed, or its beginning, means all seeds.
         study: the name of a study or a sweep, instead of runs.
         condition: a search filter of MLflow, instead of runs.
         metrics: the columns; the first sorts the rows. Empty: those of `METRICS` that the runs

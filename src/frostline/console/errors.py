@@ -21,6 +21,8 @@ NO_MEMORY = (
 """Texts of errors of torch, the dynamic loader and Python, in lower case."""
 LONGEST_WORD = 500
 """Longest word that an error repeats in full; paths are seldom longer."""
+NAMED = 3
+"""Most names that an error proposes."""
 
 
 class FrostlineError(ValueError):
@@ -57,7 +59,7 @@ def allowed(name: str, options: Iterable[str], *, near: Sequence[str] | None = N
     """
     names = sorted({str(option) for option in options})
     if near is None:
-        alike = (difflib.get_close_matches(text, names, n=3) for text in (name, name.lower()))
+        alike = (difflib.get_close_matches(text, names, n=NAMED) for text in (name, name.lower()))
         near = next(filter(None, alike), [])
     guess = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     if not names:
@@ -65,6 +67,8 @@ def allowed(name: str, options: Iterable[str], *, near: Sequence[str] | None = N
     if len(names) <= limit:
         listing = f"allowed: {', '.join(names)}"
         return f"{guess} ({listing})" if guess else listing
+    if containing := [text for text in names if name and name.lower() in text.lower()][:NAMED]:
+        guess = guess or f"did you mean {' or '.join(map(repr, containing))}?"
     return guess or f"{len(names)} names are allowed, such as {', '.join(names[:limit])}"
 
 

@@ -29,7 +29,7 @@ def check_compared(runs: Sequence[str], study: str | None) -> None:
     """Refuse names of runs and studies that the store does not know.
 
     Args:
-        runs: folders, ids, names, names without the seed, or words; see `comparison.runs.Results.named`.
+        runs: folders, ids, names, their beginnings, or words; see `comparison.runs.Results.named`.
 
     Raises:
         FrostlineError: with the nearest names.
@@ -38,14 +38,18 @@ def check_compared(runs: Sequence[str], study: str | None) -> None:
     if not (words or study) or (names := known_names()) is None:
         return
     for word in words:
-        if word not in names.runs | names.usable | set(map(setting_of, names.runs)):
+        settings = set(map(setting_of, names.runs))
+        begins = any(setting.startswith(f"{word}·") for setting in settings)
+        if not begins and word not in names.runs | names.usable | settings:
             raise FrostlineError(no_such_run(word, names.usable))
     if study is not None and study not in names.studies:
         raise FrostlineError(no_such_study(study, names.studies))
 
 
 def no_such_run(word: str, known: Collection[str]) -> str:
-    """Return a sentence: no run that can be compared has this name."""
+    """Return a sentence: no run that can be compared has this name; without a seed, none is proposed."""
+    if setting_of(word) == word:
+        known = {setting_of(name) for name in known}
     return f"{word}: no finished run with that id or name; {allowed(word, known)}"
 
 
