@@ -60,8 +60,8 @@ def why_slow(threads: int, prefix: str = "", fix: str = "") -> str | None:
     used = used_by_others() if available == os.cpu_count() else 0.0
     if threads > 1 and used > available - threads + BUSY:
         return (
-            f"{key}: other programs use {used:.1f} of {available} processors, and {threads} threads can be ten"
-            f" times slower than one then: {fix or f'set {key}=1'}"
+            f"{key}: other programs use {used:.1f} of {available} processors, and {threads} threads can be"
+            f" ten times slower than one then: {fix or f'set {key}=1'}"
         )
     return None
 
