@@ -23,8 +23,17 @@ def ordered(metric, settings):
         ("val/accuracy", [[0.99], [0.8, 0.8]], [0.8, 0.8]),
         ("val/accuracy", [[0.99, 0.97], [0.8, 0.8, 0.8]], [0.99, 0.97]),
         ("val/accuracy", [[0.8], [0.8, 0.8]], [0.8, 0.8]),
+        ("val/accuracy", [[52 / 61, 52 / 61], [53 / 61, 51 / 61]], [52 / 61, 52 / 61]),
     ],
-    ids=["mean", "loss", "one lucky seed of three", "of two", "two of three", "a tie"],
+    ids=[
+        "mean",
+        "loss",
+        "one lucky seed of three",
+        "of two",
+        "two of three",
+        "a tie",
+        "a tie but for rounding",
+    ],
 )
 def test_which_setting_is_first(metric, settings, first):
     assert ordered(metric, settings)[0] == first

@@ -54,6 +54,25 @@ def test_the_verdict_is_on_the_arm_that_validation_chooses(tmp_path: Path) -> No
     assert (study.chosen.name, study.outcome) == ("gradual", "hurt")
 
 
+def test_of_arms_with_equal_means_the_first_is_chosen_though_the_sums_are_rounded(tmp_path: Path) -> None:
+    arms, seeds = (
+        {"scratch": DEFAULT["scratch"], "full": DEFAULT["full"], "gradual": DEFAULT["gradual"]},
+        (0, 1),
+    )
+    artifacts = write_study(tmp_path, arms, seeds)
+    for arm, right in (("full", (52, 52)), ("gradual", (53, 51))):
+        path = artifacts / "evaluate" / arm / "metrics.json"
+        content = json.loads(path.read_text())
+        for seed, images in zip(seeds, right, strict=True):
+            content["seeds"][str(seed)]["val"]["accuracy"] = images / 61
+        write_text(path, canonical_json(content))
+    study = _study(artifacts, arms, seeds)
+    full, gradual = (arm.val_score.mean for arm in study.arms[1:])
+    assert full < gradual < full + 1e-15
+    assert study.chosen is not None
+    assert study.chosen.name == "full"
+
+
 def test_a_transfer_that_hurts(tmp_path: Path) -> None:
     study = _made_up(tmp_path, {"scratch": DEFAULT["full"], "full": Shape(0.05, 0.8, 5)})
     assert study.sentence.startswith("Transfer hurt: full loses 13.2 points of test accuracy (")

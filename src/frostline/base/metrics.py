@@ -158,6 +158,10 @@ def held_out(measured: Mapping[str, Any]) -> str:
     return "test" if "test" in measured else "val"
 
 
+MEAN_DIGITS = 12
+"""The decimals to which means are compared: what lies below is rounding, as in (53/61 + 51/61)/2 = 52/61."""
+
+
 def score(metric: str, value: float) -> float:
     """Return `value` so that larger is better: losses, such as ``val/loss``, are negated."""
     return -value if metric.endswith(SMALLER_IS_BETTER) else value

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from statistics import fmean
 from typing import TypeVar
 
-from frostline.base.metrics import score
+from frostline.base.metrics import MEAN_DIGITS, score
 
 RunT = TypeVar("RunT")
 
@@ -15,16 +15,16 @@ RunT = TypeVar("RunT")
 def rank(metric: str, values: Sequence[float], most: int) -> tuple[bool, float, int]:
     """Return the sort key of a setting, best first; of equal ones, sorting keeps the earlier one first.
 
-    Settings are ordered by their mean. With equal means, the one with more seeds comes first. A setting with
-    at most half of `most` seeds comes after all others, so that one lucky seed does not beat a mean of
-    several.
+    Settings are ordered by their mean, to `MEAN_DIGITS` decimals. With equal means, the one with more seeds
+    comes first. A setting with at most half of `most` seeds comes after all others, so that one lucky seed
+    does not beat a mean of several.
 
     Args:
         metric: such as ``val/loss``; lower losses and higher accuracies are better.
         values: one per seed, at least one.
         most: the number of seeds of the setting that has the most.
     """
-    return 2 * len(values) <= most, -score(metric, fmean(values)), -len(values)
+    return 2 * len(values) <= most, -round(score(metric, fmean(values)), MEAN_DIGITS), -len(values)
 
 
 def preference(trial: int | None) -> tuple[bool, int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from frostline.base.metrics import ACCURACY, BALANCED, MAP, SHARES
+from frostline.base.metrics import ACCURACY, BALANCED, MAP, MEAN_DIGITS, SHARES
 from frostline.reporting.inputs import Arm, SeedRun
 from frostline.reporting.notes import report_notes, selection_of
 from frostline.reporting.repeats import Repeats
@@ -39,7 +39,7 @@ def summarize(
     summaries = [_summary(arm, baseline, comparison.get(arm.name), over) for arm in arms]
     candidates = [arm for arm in summaries if arm.name != BASELINE]
     # Chosen on validation, so that the gain on test is not selected on itself; ties go to the first.
-    chosen = max(candidates, key=lambda arm: arm.val_score.mean, default=None)
+    chosen = max(candidates, key=lambda arm: round(arm.val_score.mean, MEAN_DIGITS), default=None)
     return Summary(
         study=study,
         monitor=monitor,
