@@ -264,6 +264,6 @@ def test_a_run_of_a_study_needs_a_folder(here, capsys):
 
 def test_names_of_splits_are_preceded_by_their_folders(tmp_path):
     plant_splits(tmp_path / "site b", ("test",))
-    for root, name in (("site b", "site_b"), ("site b/test", "site_b-test")):
+    for root, name in (("site b", "site_b"), ("site b/test", "site_b-test"), ("site b/images", "site_b")):
         config = packaged("image_folder", root=str(tmp_path / root)).dataset
         assert name_of_test_set(config) == name

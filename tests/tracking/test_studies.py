@@ -120,9 +120,11 @@ def test_a_legend_names_options_rather_than_their_content():
 
 
 def test_a_legend_tells_folders_of_the_same_name_apart():
-    root = {"dataset.root": "site_a/test"}
-    assert what_differs(root, {"dataset.root": "site_b/test"}) == ["dataset.root"]
+    root = {"dataset.root": "site_a/pets"}
+    assert what_differs(root, {"dataset.root": "site_b/pets"}) == ["dataset.root"]
     assert what_differs(root, {"dataset.root": "site_a/photos"}) == ["dataset"]
+    # The names of these data sets have their folders.
+    assert what_differs({"dataset.root": "site_a/test"}, {"dataset.root": "site_b/test"}) == ["dataset"]
     assert what_differs({}, {"input.size": "null"}) == []
     assert what_differs({}, {"input.size": "64"}) == ["input.size"]
 

@@ -16,7 +16,7 @@ from frostline.base.run_folder import TEST_SET, TEST_SETS, classes_of
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import LIBRARIES, say_once, shown, waiting
 from frostline.data.reading.checks import some
-from frostline.data.reading.folder import SPLIT_FOLDERS
+from frostline.data.reading.names import telling_name
 from frostline.data.reading.sources import name_of
 from frostline.pipeline import reevaluate
 from frostline.pipeline.data_places import further_test
@@ -27,9 +27,6 @@ from frostline.training.services import Evaluation, Services, Tracker
 
 if TYPE_CHECKING:
     from frostline.data.prepared.index import Index, PreparedData
-
-PLAIN_NAMES = (*SPLIT_FOLDERS, "images", "labels", "data")
-"""Names that do not tell one test set from another: the folder that they are in is named too."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +118,8 @@ def name_of_test_set(dataset: Dataset) -> str:
     The name of a split, as in ``site_b/test``, is preceded by the name of the folder that it is in.
     """
     name = name_of(dataset)
-    if name.lower() in PLAIN_NAMES and dataset.location:
-        parent = Path(getattr(dataset, dataset.location)).expanduser().resolve().parent.name
-        name = f"{parent}-{name}"
+    if dataset.location:  # as it may be typed in its folder
+        name = telling_name(Path(getattr(dataset, dataset.location)).expanduser().absolute(), name)
     return re.sub(r"[^\w-]+", "_", name).strip("_") or "test_set"
 
 

@@ -3,12 +3,14 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from mlflow.entities import Metric, Param, Run
 
 from frostline.base.metrics import ACCURACY, MAP, spread
+from frostline.data.reading.names import telling_name
 from frostline.stats.transfer import estimate, fold_overlap
 from frostline.tracking import metric_names
 from frostline.tracking.run_tags import MEAN_RUN, REPEATED, SEED_RUN
@@ -105,8 +107,8 @@ def what_differs(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]
 
 
 def _alike(path: str, other: str) -> bool:
-    """Return whether two folders have the same name, which is their data set's, such as ``a/test``."""
-    return path != other and path.rpartition("/")[2] == other.rpartition("/")[2]
+    """Return whether two folders have the same name, which is their data set's, such as ``a/pets``."""
+    return path != other and telling_name(Path(path)) == telling_name(Path(other))
 
 
 def _is_grouped(store: "Store", tags: Mapping[str, str]) -> bool:

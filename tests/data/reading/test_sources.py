@@ -2,6 +2,7 @@ import gzip
 import re
 import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -324,3 +325,30 @@ def test_names(tmp_path):
     assert name_of(packaged("digits").dataset) == "digits"
     assert name_of(packaged("plugin", name="mine", options={}).dataset) == "mine"
     assert name_of(image_folder(tmp_path / "flowers").dataset) == "flowers"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("clothes data/labels.csv", "clothes data"),
+        ("stamps/stamps.csv", "stamps"),
+        ("pets/data/image_labels.parquet", "pets"),
+        ("pets/train.csv", "pets-train"),
+        ("../pets/annotations/train_labels.csv", "pets-train"),
+        ("labels.csv", "labels"),  # the project's folder may have another name elsewhere
+        ("data/labels.csv", "labels"),
+        ("pets/data.npz", "pets"),
+        ("pets/hf/dataset", "hf"),
+        ("pets/images", "pets"),
+        ("pets/Test", "pets-test"),
+        ("images/cats", "cats"),
+    ],
+)
+def test_a_name_that_says_nothing_is_replaced_by_the_folders(path, name, tmp_path, monkeypatch):
+    for folder in ("copy", "another copy"):
+        (tmp_path / folder / Path(path).parent).mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(tmp_path / folder)
+        kind = {".csv": "table", ".parquet": "table", ".npz": "npz"}.get(Path(path).suffix)
+        kind = kind or ("huggingface" if path.endswith("dataset") else "image_folder")
+        key = {"table": "file", "npz": "file", "huggingface": "path", "image_folder": "root"}[kind]
+        assert name_of(packaged(kind, **{key: path}).dataset) == name

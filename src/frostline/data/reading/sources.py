@@ -14,6 +14,7 @@ from frostline.base.plugins import Plugin
 from frostline.console.progress import Progress, no_progress
 from frostline.data.reading import arrays, arrow, tables
 from frostline.data.reading.folder import scan
+from frostline.data.reading.names import telling_name
 from frostline.data.reading.source import ArraySource, FileEntry, FileSource, Source, checked
 from frostline.data.reading.stores import FolderStore, Store
 
@@ -71,14 +72,14 @@ def classes_of(dataset: schema.Dataset) -> tuple[str, ...]:
 
 
 def name_of(dataset: schema.Dataset) -> str:
-    """Return the display name of a data set."""
+    """Return the display name of a data set; see `names.telling_name`."""
     match dataset:
         case schema.ImageFolder():
-            return _root(dataset).resolve().name
+            return telling_name(Path(dataset.root), _root(dataset).resolve().name)
         case schema.Table() | schema.Npz():
-            return Path(dataset.file).stem
+            return telling_name(Path(dataset.file), Path(dataset.file).stem)
         case schema.HuggingFace():
-            return Path(dataset.path).expanduser().resolve().name
+            return telling_name(Path(dataset.path), Path(dataset.path).expanduser().resolve().name)
         case schema.PluginDataset():
             return dataset.name
     return dataset.kind
