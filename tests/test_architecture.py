@@ -7,6 +7,7 @@ from itertools import pairwise
 from tests.imports import SRC, direct
 
 ROOT = SRC.parent
+MOST_LINES = 400
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CONTRACTS = {contract["id"]: contract for contract in PYPROJECT["tool"]["importlinter"]["contracts"]}
@@ -47,3 +48,8 @@ def test_commands_and_python_functions_are_beside_each_other():
     api = SRC / "frostline" / "api"
     for path in (SRC / "frostline" / "commands").rglob("*.py"):
         assert not any(api in imported.parents for imported in direct(path)), path
+
+
+def test_no_module_is_longer_than_one_reads_at_once():
+    lengths = {path.name: len(path.read_text().splitlines()) for path in SRC.rglob("*.py")}
+    assert not {name: length for name, length in lengths.items() if length > MOST_LINES}

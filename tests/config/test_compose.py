@@ -300,11 +300,13 @@ def test_numbers_that_are_not_finite_are_refused(override):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["trainer.threads=3", "trainer.device=cpu"], (3, "cpu")),
-        (["trainer.threads=3", "pretrain.trainer.threads=1"], (1, "auto")),
-        (["pretrain.trainer.device=cpu", "trainer.threads=2"], (2, "cpu")),
+        (["trainer.threads=3"], (3, 3)),
+        (["trainer.threads=3", "pretrain.trainer.threads=1"], (3, 1)),
+        (["pretrain.trainer.threads=1"], (cores(), 1)),
+        (["backbone=mlp"], (1, 1)),
+        (["backbone=mlp", "trainer.threads=2"], (2, 2)),
     ],
 )
-def test_the_pretraining_runs_where_and_with_as_many_threads_as_the_fine_tuning(words, expected):
+def test_the_pretraining_has_as_many_threads_as_the_fine_tuning(words, expected):
     composed, _ = compose.experiment(words)
-    assert (composed.pretrain.trainer.threads, composed.pretrain.trainer.device) == expected
+    assert (composed.trainer.threads, composed.pretrain.trainer.threads) == expected

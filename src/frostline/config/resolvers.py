@@ -1,12 +1,14 @@
 """Defaults in conf/ that depend on other keys, as resolvers of OmegaConf; `yaml_guard` lists them, too."""
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 
 from frostline.base.processes import cores
 
 
-def fitting_threads(backbone: str) -> int:
-    """Return `trainer.threads` for a kind of backbone."""
+def fitting_threads(backbone: str, *, _node_: Node, _root_: DictConfig) -> int:
+    """Return `trainer.threads` for a kind of backbone; for the pretraining, that of the fine-tuning."""
+    if str(_node_._get_full_key(None)).startswith("pretrain."):
+        return int(_root_.trainer.threads)
     return 1 if backbone == "mlp" else cores()
 
 

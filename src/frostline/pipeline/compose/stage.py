@@ -13,7 +13,7 @@ from frostline.config import stage_configs
 from frostline.console.errors import FrostlineError
 from frostline.pipeline.compose import study
 from frostline.pipeline.compose.study import Study
-from frostline.pipeline.compose.watched import check_watched
+from frostline.pipeline.compose.watched import WATCHED, check_watched
 from frostline.schema.validation import validated
 from frostline.stats import gate
 from frostline.stats.transfer import BASELINE
@@ -59,7 +59,7 @@ def compose_study(params: Path, arms: Sequence[str], out: Path) -> tuple[list[st
     selected = study.read_selection(params)
     arms = list(dict.fromkeys([*arms, *study.own_arm(selected)]))
     made = study.resolve(selected, arms)
-    if study.WATCHED in selected:
+    if WATCHED in selected:
         _check_watched(made, params.resolve().parent)
     checked = check(made, arms)
     several = made.resolved[f"finetune-{BASELINE}"]["loss"]["kind"] == "bce"
@@ -116,7 +116,7 @@ def _check_watched(made: Study, root: Path) -> None:
         if "omitted" not in data:
             with made.located(), stage_configs.keys_of(role):
                 dataset = validated(schema.Prepare, data).dataset
-                check_watched(dataset, made.params[study.WATCHED], root)
+                check_watched(dataset, made.params[WATCHED], root)
 
 
 def _classes(made: Study, role: str) -> tuple[str, ...]:

@@ -5,11 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from frostline import schema
+from frostline.base import project
 from frostline.base.formats import read_yaml
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.tables import root_of
 from frostline.data.reading.test_sets import further_tests
 
+PARAMS = "params.yaml"
+WATCHED = "data"
+"""The key of params.yaml that is no choice of conf/: the paths that DVC watches, as dvc.yaml reads them."""
+PACKAGES = ("requirements.lock", f"{project.LOCK}/packages")
+"""The paths that DVC watches for data and weights that come with packages: in a clone, in other projects."""
+WATCHES = {
+    "source": ("source.file", "source.path", "source.root"),
+    "target": ("dataset.file", "dataset.path", "dataset.root"),
+    "weights": ("weights.path",),
+}
+"""Key below `data` → the keys of an experiment that may have the path; the first that exists has it."""
 PIPELINE, STAGE = "dvc.yaml", "prepare"
 
 
