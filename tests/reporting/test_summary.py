@@ -10,7 +10,7 @@ from tests.reporting.study import DEFAULT, MONITOR, SEEDS, TEST_IMAGES, Shape, w
 from frostline.base.files import write_text
 from frostline.base.formats import canonical_json, csv_text
 from frostline.pipeline.report.stage import write_report
-from frostline.reporting import page, tables
+from frostline.reporting import page, tables, words
 from frostline.reporting.inputs import read_arms
 from frostline.reporting.records import as_json
 from frostline.reporting.repeats import Repeats
@@ -112,6 +112,59 @@ def test_a_transfer_that_helps_names_the_arms_that_lose(tmp_path: Path) -> None:
     assert study.headline.startswith("Transfer helped: +")
     assert study.sentence.startswith("Transfer helped: full gains ")
     assert study.sentence.endswith("; zero_shot lost.")
+
+
+def _measured(artifacts: Path, arms: Mapping[str, tuple[float, Sequence[float]]]) -> None:
+    """Let the runs of `arms` have this validation accuracy and these test accuracies."""
+    for arm, (val, tests) in arms.items():
+        path = artifacts / "evaluate" / arm / "metrics.json"
+        content = json.loads(path.read_text())
+        for run, test in zip(content["seeds"].values(), tests, strict=True):
+            run["val"]["accuracy"], run["test"]["accuracy"] = val, test
+        write_text(path, canonical_json(content))
+
+
+def test_the_planned_comparison_is_decided_by_its_own_p_and_the_others_by_the_corrected_one(
+    tmp_path: Path,
+) -> None:
+    artifacts = write_study(tmp_path)
+    alike = (0.90, 0.81, 0.86, 0.83, 0.85)
+    base = (0.8, 0.8, 0.8, 0.8, 0.8)
+    gains = {"zero_shot": (0.5, base), "linear_probe": (0.9, alike), "full": (0.99, alike)}
+    _measured(artifacts, {"scratch": (0.8, base), **gains, "gradual": (0.7, alike)})
+    study = _study(artifacts, DEFAULT)
+    found = {arm.name: arm.comparison for arm in study.arms if arm.comparison}
+    assert found["full"].gain == found["linear_probe"].gain
+    assert found["full"].gain.p < 0.05 < found["full"].p_holm
+    assert {name: comparison.outcome for name, comparison in found.items()} == {
+        "zero_shot": "undecided",
+        "linear_probe": "undecided",
+        "full": "helped",
+        "gradual": "undecided",
+    }
+    assert study.sentence.startswith("Transfer helped: full gains 5.0 points")
+    assert study.sentence.endswith("5 paired seeds).")  # no other arm has a decided outcome
+    written = as_json(study)["arms"]
+    assert [written[name]["verdict"] for name in ("linear_probe", "full")] == ["undecided", "helped"]
+    corrected, own = (words.p_value(p) for p in (found["full"].p_holm, found["full"].gain.p))
+    column = tables.headers(study).index("p")
+    cells = {row[0]: row[column] for row in tables.text_rows(study)}
+    assert cells == {
+        "scratch": "–",
+        "zero_shot": "p = 1",
+        "linear_probe": corrected,
+        "full": f"{corrected} (uncorrected {own})",
+        "gradual": corrected,
+    }
+    said = tables.explanation(study)
+    assert "corrected for the 4 arms compared (Holm)" in said
+    assert "its uncorrected p decides on full, the one planned comparison" in said
+
+
+def test_a_single_arm_has_no_other_to_correct_for(tmp_path: Path) -> None:
+    study = _made_up(tmp_path, TWO)
+    assert "Holm" not in tables.explanation(study)
+    assert "uncorrected" not in tables.markdown_table(study)
 
 
 def test_a_single_seed_decides_nothing(tmp_path: Path) -> None:
@@ -252,11 +305,11 @@ def test_a_head_that_starts_anew_has_no_jumpstart_and_an_omitted_arm_is_said(tmp
     ]
     assert as_json(study)["arms"]["full"]["jumpstart"] is None
     assert tables.headers(study) == (
-        *("arm", "test accuracy", "gain over scratch", "epochs to baseline's best"),
+        *("arm", "test accuracy", "gain over scratch", "p", "epochs to baseline's best"),
         *("time to baseline's best", "training time"),  # no jumpstart, which no arm has
     )
     cells = [len(row) for row in tables.text_rows(study)]
-    assert cells == [6, 6]
+    assert cells == [7, 7]
     assert "jumpstart" not in tables.markdown_table(study)
     assert "umpstart" not in page.html(study, arms, [])
     config = Report(study="study", arms=list(TWO), seeds=list(SEEDS), monitor=MONITOR, gate={})

@@ -166,6 +166,14 @@ def test_no_difference_at_all_is_undecided() -> None:
     assert transfer.verdict(gain) == "undecided"
 
 
+def test_a_corrected_p_decides_in_place_of_the_gains_own() -> None:
+    gain = transfer.paired_gain(_by_seed(0.9, 0.81, 0.86, 0.83, 0.85), _by_seed(*[0.8] * 5))
+    assert gain is not None
+    assert gain.p is not None
+    assert gain.p < 0.05
+    assert [transfer.verdict(gain, p) for p in (None, 0.049, 0.051)] == ["helped", "helped", "undecided"]
+
+
 def test_a_single_seed_decides_nothing() -> None:
     gain = transfer.paired_gain({0: 0.99}, {0: 0.10})
     assert gain is not None

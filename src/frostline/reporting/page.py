@@ -55,6 +55,7 @@ def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
         plots={"wide": transfer_svg(summary, portrait=False), "tall": transfer_svg(summary, portrait=True)},
         headers=tables.headers(summary),
         rows=tables.arm_rows(summary),
+        explanation=tables.explanation(summary),
         learning=_learning(summary, arms),
         classes=classes or [name for name, _ in labels],
         class_rows=_most_different(

@@ -37,6 +37,8 @@ class BaselineComparison:
     """The arm's and the baseline's accuracy or mAP, over the same seeds as the gain."""
     p_holm: float | None
     """The gain's p-value, corrected for the number of arms compared."""
+    planned: bool
+    """Whether the arm is the one that validation chooses, whose comparison is the study's planned one."""
     jumpstart: Gain | None
     """In validation accuracy, before any training; None where the arm's head is reset."""
     asymptote: Gain
@@ -46,8 +48,13 @@ class BaselineComparison:
 
     @property
     def outcome(self) -> Outcome:
-        """Whether transfer helped; undecided if nothing was learned."""
-        return transfer.verdict(self.gain) if self.learned else "undecided"
+        """Whether transfer helped, by the corrected p; a planned comparison is decided by the gain's own.
+
+        Undecided if nothing was learned.
+        """
+        if not self.learned:
+            return "undecided"
+        return transfer.verdict(self.gain, None if self.planned else self.p_holm)
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,12 @@ def summarize(
     longest = max(len(run.val_curve) - 1 for arm in arms for run in arm.runs.values())
     over = _Over(repeats.overlap, longest)
     majority = _majority(arms)
-    comparison = _comparisons(arms, baseline, majority, over)
-    summaries = [_summary(arm, baseline, comparison.get(arm.name), over) for arm in arms]
-    candidates = [arm for arm in summaries if arm.name != BASELINE]
     # Chosen on validation, so that the gain on test is not selected on itself; ties go to the first.
-    chosen = max(candidates, key=lambda arm: round(arm.val_score.mean, MEAN_DIGITS), default=None)
+    candidates = [arm for arm in arms if arm is not baseline]
+    best = max(candidates, key=_val_score, default=None)
+    comparison = _comparisons(arms, baseline, best, majority, over)
+    summaries = [_summary(arm, baseline, comparison.get(arm.name), over) for arm in arms]
+    chosen = next((arm for arm in summaries if best and arm.name == best.name), None)
     return Summary(
         study=study,
         monitor=monitor,
@@ -53,6 +54,11 @@ def summarize(
         notes=report_notes(repeats, arms, summaries, majority, omitted or {}),
         selection=selection_of(arms),
     )
+
+
+def _val_score(arm: Arm) -> float:
+    """Return the arm's validation accuracy or mAP, the mean over its runs."""
+    return round(fmean(arm.metric("val", arm.headline).values()), MEAN_DIGITS)
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ def _has_learned(arm: Arm, majority: Majority | None, overlap: float) -> bool:
 
 
 def _comparisons(
-    arms: Sequence[Arm], baseline: Arm | None, majority: Majority | None, over: "_Over"
+    arms: Sequence[Arm], baseline: Arm | None, best: Arm | None, majority: Majority | None, over: "_Over"
 ) -> dict[str, BaselineComparison]:
     """Compare each arm with the baseline, where they share a repetition."""
     if baseline is None:
@@ -126,6 +132,7 @@ def _comparisons(
             gain=gains[arm.name],
             pair=pairs[arm.name],
             p_holm=corrected.get(arm.name),
+            planned=arm is best,
             jumpstart=jumpstart if _is_informed(arm) else None,
             asymptote=asymptote,
             transfer_ratio=transfer.transfer_ratio(own, base, over.epochs, overlap=overlap),

@@ -13,7 +13,7 @@ from frostline.base.names import labels_in, natural_order
 from frostline.console import units
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm
-from frostline.reporting.results import ArmSummary, Summary
+from frostline.reporting.results import ArmSummary, BaselineComparison, Summary
 from frostline.stats.transfer import Estimate, Gain, Outcome, TimeToThreshold
 
 
@@ -22,6 +22,7 @@ def headers(summary: Summary) -> tuple[str, ...]:
     names = (
         summary.reported,
         "gain over scratch",
+        "p",
         "jumpstart",
         "epochs to baseline's best",
         "time to baseline's best",
@@ -88,6 +89,42 @@ def markdown_table(summary: Summary) -> str:
     return words.markdown_table([headers(summary), *text_rows(summary)])
 
 
+def explanation(summary: Summary) -> str:
+    """Return how to read the main table, in sentences."""
+    over, gains = summary.repeats.over, "gain and jumpstart" if summary.has_jumpstart else "gain"
+    sentences = [
+        f"Means over {over} with 95 % intervals; {gains} in percentage points, paired by"
+        f" {summary.repeats.pair}.",
+        _test(summary),
+        f"Epochs and time to the baseline's best are medians with their range over {over}."
+        if summary.baseline
+        else "",
+        "Training time is the mean of a run, without pretraining; an arm that finds the features of frozen"
+        " layers in the cache, since an earlier arm has computed them, does not count that time.",
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _test(summary: Summary) -> str:
+    """Return how p is computed and what it decides; empty: no arm has a p."""
+    compared = [arm for arm in summary.arms if arm.comparison and arm.comparison.p_holm is not None]
+    if not compared:
+        return ""
+    test = f"p: two-sided t-test, paired by {summary.repeats.pair}"
+    planned = next((arm.name for arm in compared if arm.comparison and arm.comparison.planned), None)
+    if len(compared) == 1:
+        return f"{test}."
+    decides = (
+        f"; its uncorrected p decides on {planned}, the one planned comparison, since validation chooses it"
+        if planned
+        else ""
+    )
+    return (
+        f"{test}, corrected for the {len(compared)} arms compared (Holm). The corrected p decides whether an"
+        f" arm helped or hurt{decides}. Intervals are not corrected."
+    )
+
+
 def by_class(arms: Sequence[Arm]) -> tuple[list[str], list[ByClass]]:
     """Return the names of the classes, and each arm's confusion over its runs together.
 
@@ -143,6 +180,7 @@ def _row(arm: ArmSummary, tested: Sequence[str], noun: str) -> Row:
         cells=[
             _accuracy_cell(accuracy),
             _gain_cell(comparison.gain if comparison else None),
+            _p_cell(comparison),
             _gain_cell(comparison.jumpstart if comparison else None),
             _time_cell(arm.epochs_to_baseline, words.epochs, noun),
             _time_cell(arm.seconds_to_baseline, units.seconds, noun),
@@ -163,6 +201,15 @@ def _accuracy_cell(accuracy: Estimate | None) -> Cell:
 
 def _gain_cell(gain: Gain | None) -> Cell:
     return Cell(words.points(gain.mean), words.gain_interval(gain)) if gain else Cell(words.NOTHING)
+
+
+def _p_cell(comparison: BaselineComparison | None) -> Cell:
+    """Return the corrected p; the detail of the planned comparison is its own p, which decides."""
+    if comparison is None or comparison.p_holm is None:
+        return Cell(words.NOTHING)
+    own = comparison.gain.p
+    decides = comparison.planned and own != comparison.p_holm
+    return Cell(words.p_value(comparison.p_holm), f"uncorrected {words.p_value(own)}" if decides else "")
 
 
 def _time_cell(when: TimeToThreshold | None, as_text: Callable[[float], str], noun: str) -> Cell:

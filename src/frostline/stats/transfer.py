@@ -172,13 +172,19 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def verdict(gain: Gain | None) -> Outcome:
+def verdict(gain: Gain | None, corrected: float | None = None) -> Outcome:
     """Say whether the transfer helped, hurt, or is undecided.
 
-    It is decided if p < 5 %, that is, if the interval excludes 0. It is undecided without a gain, for a
+    It is decided if p < 5 %: if the gain's is, its interval excludes 0. It is undecided without a gain, for a
     single repetition, and for equal differences whose sign-flip p is too high or does not exist.
+
+    Args:
+        corrected: the p-value corrected for several comparisons, which decides; None: the gain's own does.
     """
-    if gain is None or gain.p is None or gain.p >= 1 - CONFIDENCE:
+    if gain is None:
+        return "undecided"
+    p = gain.p if corrected is None else corrected
+    if p is None or p >= 1 - CONFIDENCE:
         return "undecided"
     return "helped" if gain.mean > 0 else "hurt"
 

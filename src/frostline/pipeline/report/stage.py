@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from frostline.reporting.inputs import Arm
     from frostline.reporting.results import Summary
 
-HINT = (
-    "Means over {over} with 95 % intervals; {gains} in percentage points, paired by {pair}; "
-    "epochs and time to the baseline's best are medians with their range; training time is a run's mean, "
-    "without pretraining."
-)
-
 
 @dataclass(frozen=True)
 class Result:
@@ -90,15 +84,15 @@ def summarized(config: Report, artifacts: Path) -> "tuple[Summary, list[Arm]]":
 
 
 def _markdown(study: "Summary", table: str, checks: list[Check], configuration: list[tuple[str, str]]) -> str:
+    from frostline.reporting.tables import explanation
     from frostline.reporting.words import markdown
 
     sentences = [study.selection.sentence] if study.selection else []
     sentences += [markdown(study.majority.sentence)] if study.majority else []
-    gains = "gain and jumpstart" if study.has_jumpstart else "gain"
     parts = [
         markdown(study.sentence),
         table.rstrip("\n"),
-        " ".join([*sentences, HINT.format(over=study.repeats.over, pair=study.repeats.pair, gains=gains)]),
+        " ".join([*sentences, markdown(explanation(study))]),
         "\n".join(f"- {markdown(note)}" for note in study.notes),
         "\n".join(f"- {term}: {markdown(text)}" for term, text in configuration),
         "\n".join(f"- {'passed' if c.passed else 'failed'}: {markdown(c.sentence)}" for c in checks),
