@@ -27,6 +27,7 @@ from frostline.console.errors import TrainingFailed
 from frostline.pipeline.finetune.stage import finetune
 from frostline.pipeline.pretrain.stage import train_once
 from frostline.tracking.tracker import contents
+from frostline.training import earlier_runs
 from frostline.training import run as training_run
 from frostline.training.inputs import load_inputs
 from frostline.training.services import Services, Tracker
@@ -470,7 +471,7 @@ def test_a_checkpoint_belongs_to_all_that_the_result_depends_on(digits, tmp_path
     def key(changes={}):  # noqa: B006
         config = run_config({**MLP, **changes})
         given = load_inputs(config, digits, NO_WEIGHTS, services(tmp_path))
-        return training_run.run_key(config, given)
+        return earlier_runs.run_key(config, given)
 
     others = [
         key({"optimizer": {"lr": 0.02}}),
@@ -482,7 +483,7 @@ def test_a_checkpoint_belongs_to_all_that_the_result_depends_on(digits, tmp_path
     assert key({"study": "another", "arm": "full"}) == key()
     assert len({key(), *others}) == 6
     before = key()
-    monkeypatch.setattr(training_run, "code_versions", lambda stage: ["another version"])
+    monkeypatch.setattr(earlier_runs, "code_versions", lambda stage: ["another version"])
     assert key() != before
 
 

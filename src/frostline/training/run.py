@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from frostline.base.code import code_versions
 from frostline.base.files import (
     is_intact,
     link_or_copy,
@@ -22,7 +21,7 @@ from frostline.base.files import (
     write_text,
 )
 from frostline.base.formats import canonical_json, read_csv, read_json, yaml_text
-from frostline.base.hashes import content_key, sha256_of
+from frostline.base.hashes import sha256_of
 from frostline.base.locks import exclusive
 from frostline.base.metrics import headline
 from frostline.base.run_folder import CONFIG, HISTORY, THRESHOLDS, TRAINING
@@ -44,6 +43,7 @@ from frostline.models.pretrained import check_initial_weights, create_network
 from frostline.models.weights import LoadReport
 from frostline.schema import Bce, L2Sp, L2Start, NoAdapter, Regularizer, Run, WiseFt
 from frostline.training import garbage, machine, regularizers
+from frostline.training.earlier_runs import DONE, checkpoint_folder, lock_of, run_key
 from frostline.training.inference import network_with, reuse_of
 from frostline.training.inputs import TrainingInputs
 from frostline.training.outputs import OUTPUTS, TIMING, Fit, TrainedNetwork, record_outputs, write_outputs
@@ -54,10 +54,6 @@ from frostline.training.thresholds import thresholds
 if TYPE_CHECKING:
     from frostline.training.data_module import ImageData
     from frostline.training.module import Classifier
-
-
-DONE = "done"
-"""Subfolder of the checkpoint folder. It holds a finished run's files until `remove_checkpoints`."""
 
 
 @resource_errors("training")
@@ -79,9 +75,9 @@ def train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title
         TrainingFailed: the loss is NaN or infinite, or memory or disk ran out.
         Pruned: `services.watch` stopped the trial.
     """
-    checkpoints = _checkpoint_folder(run, inputs, services)
+    checkpoints = checkpoint_folder(run, inputs, services)
     done = checkpoints / DONE
-    with exclusive(_lock(checkpoints)):
+    with exclusive(lock_of(checkpoints)):
         remove_temporary(checkpoints)
         if is_intact(done):
             _rename(run, done)
@@ -101,48 +97,6 @@ def train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title
             link_or_copy(done / name, out / name)
         timing: dict[str, Any] = read_json(done / TIMING)
     return timing
-
-
-def remove_checkpoints(
-    run: Run, inputs: TrainingInputs, services: Services, results_to: Path | None = None
-) -> None:
-    """Remove the checkpoints of a run; call it after its stage has published the results.
-
-    Args:
-        results_to: the folder that the results are moved to, for `restore_results`; None: they are removed.
-    """
-    checkpoints = _checkpoint_folder(run, inputs, services)
-    with exclusive(_lock(checkpoints)):
-        if results_to is not None and is_intact(checkpoints / DONE):
-            results_to.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(results_to, ignore_errors=True)
-            (checkpoints / DONE).rename(results_to)
-        shutil.rmtree(checkpoints, ignore_errors=True)
-
-
-def restore_results(run: Run, inputs: TrainingInputs, services: Services, folder: Path) -> None:
-    """Move results back that `remove_checkpoints` moved to `folder`, if any are there; `train` uses them."""
-    checkpoints = _checkpoint_folder(run, inputs, services)
-    with exclusive(_lock(checkpoints)):
-        if folder.is_dir() and not (checkpoints / DONE).exists():
-            checkpoints.mkdir(parents=True, exist_ok=True)
-            folder.rename(checkpoints / DONE)
-
-
-def run_key(run: Run, inputs: TrainingInputs) -> str:
-    """Return the hash of config, data, weights and code: all that a result depends on, but for hardware."""
-    config = run.model_dump(exclude={"study", "arm"})
-    parts = [inputs.initial.sha256, inputs.index.fingerprint, inputs.spec.to_dict()]
-    return content_key([config, parts, code_versions(run.stage)])[:24]
-
-
-def _checkpoint_folder(run: Run, inputs: TrainingInputs, services: Services) -> Path:
-    """Return the folder of a run's checkpoints, named by its `run_key`."""
-    return services.scratch / "resume" / run_key(run, inputs)
-
-
-def _lock(checkpoints: Path) -> Path:
-    return checkpoints.parents[1] / "locks" / f"run-{checkpoints.name}.lock"
 
 
 def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
@@ -184,7 +138,7 @@ def _train(run: Run, inputs: TrainingInputs, out: Path, services: Services, titl
         services.say(reason)
     setup = set_up(run, inputs, services)
     plan, budget = setup.classifier.plan, setup.budget
-    checkpoints = _checkpoint_folder(run, inputs, services)
+    checkpoints = checkpoint_folder(run, inputs, services)
     epochs = run.trainer.epochs if plan.phases else 0
     with (
         services.tracker.run(run_info(run, inputs.index, budget, checkpoints.name)) as tracked_run,
