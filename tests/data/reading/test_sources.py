@@ -11,6 +11,7 @@ from tests.data.trees import image_folder, packaged, plant
 from frostline.console.errors import FrostlineError
 from frostline.data.reading import idx
 from frostline.data.reading.sources import SOURCES, Source, name_of, open_source
+from frostline.pipeline.data_places import config_of
 from frostline.schema import Prepare
 
 NAMES = (
@@ -351,4 +352,4 @@ def test_a_name_that_says_nothing_is_replaced_by_the_folders(path, name, tmp_pat
         kind = {".csv": "table", ".parquet": "table", ".npz": "npz"}.get(Path(path).suffix)
         kind = kind or ("huggingface" if path.endswith("dataset") else "image_folder")
         key = {"table": "file", "npz": "file", "huggingface": "path", "image_folder": "root"}[kind]
-        assert name_of(packaged(kind, **{key: path}).dataset) == name
+        assert name_of(config_of(kind, {key: path}, "")) == name
