@@ -20,9 +20,11 @@ from frostline.schema.data import TestSet
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A project with tables; nothing reads their images."""
+    """A project with tables; nothing reads their images, which are empty."""
     root = tmp_path / "my work"
-    (root / "data/scans, old/sub").mkdir(parents=True)
+    for image in ("data/scans, old/1.png", "data/scans, old/sub/2.png", "data/more/1.png"):
+        (root / image).parent.mkdir(parents=True, exist_ok=True)
+        (root / image).touch()
     rows = [["scans, old/1.png", "a", "x"], ["scans, old/sub/2.png", "b", "y"]]
     write_table(root / "data/labels.csv", rows, ["image", "label", "patient"])
     write_table(root / "data/other.tsv", [["./more/1.png", "a", "x"]], ["image", "label", "patient"])
@@ -83,13 +85,39 @@ def test_what_is_watched_beside_the_data_set_itself(folder):
             {"group": "pateint"},
             r"^--source: data/labels\.csv has no column 'pateint' \(source\.group\); did you mean 'patient'",
         ),
-        ("data/labels.csv", {"colums": {}}, r"^--source: colums: unknown key; did you mean 'columns'\?"),
+        (
+            "data/labels.csv",
+            {"colums": {}},
+            r"^--source: source\.colums: unknown key; did you mean 'columns'\?",
+        ),
         ("data.npz", {"columns": {"image": "x"}}, r"^--source: data\.npz has no column 'x'"),
+        (
+            "data/labels.csv",
+            {"columns": {"labels": "patient"}},
+            r"^--source: source\.columns\.labels: found 'patient', must be a list of columns of 0 and 1; for "
+            r"a column of class names, set source\.columns\.label=patient$",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(folder, place, keys, message):
     with pytest.raises(FrostlineError, match=message):
         of(place, **keys).check()
+
+
+def test_a_table_whose_images_are_elsewhere_is_refused_with_their_folder(folder):
+    (folder / "clothes data/imgs/sub").mkdir(parents=True)
+    write_table(folder / "clothes data/labels.csv", [["sub/1.jpg", "a"], ["sub/2.jpg", "b"]])
+    none = r"^--source: clothes data/labels\.csv: none of its 2 images is in clothes data \(sub/1\.jpg,.*\): "
+    with pytest.raises(FrostlineError, match=none + "set source.root to the folder that the paths start"):
+        of("clothes data/labels.csv").check()
+    (folder / "clothes data/imgs/sub/1.jpg").touch()
+    with pytest.raises(FrostlineError, match=none + "set 'source.root=clothes data/imgs'$"):
+        of("clothes data/labels.csv").check()
+    of("clothes data/labels.csv", root="clothes data/imgs").check()
+    with pytest.raises(FrostlineError, match=r"has only one class, 'imgs'") as raised:
+        of("clothes data").check()
+    tail = "; if labels.csv lists the images, read that: --source 'clothes data/labels.csv'"
+    assert str(raised.value).endswith(tail)
 
 
 def test_two_columns_of_one_name_are_refused(folder):

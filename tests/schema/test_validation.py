@@ -104,7 +104,7 @@ def test_what_is_right_comes_back_as_a_model():
             {"freeze__groups": {"head": 3}},
             "freeze.groups: found {'head': 3}; allowed: group name → a pattern",
         ),
-        ({"freeze__phases": {}}, "freeze.phases: found {}, must be a valid list"),
+        ({"freeze__phases": {}}, "freeze.phases: found {}, must be a list"),
         ({"augment": None}, "augment: found None, must be keys with values"),
     ],
 )

@@ -46,7 +46,7 @@ def config_of(kind: str, keys: Mapping[str, Any], where: str) -> Any:
 
     Args:
         keys: nested; they take precedence over the defaults.
-        where: names the data set in errors.
+        where: precedes the keys in errors, such as ``--target: dataset.``.
     """
     return validated(KINDS[kind], merged(read_yaml(project.conf_files("dataset")[kind]), keys), where)
 
@@ -84,7 +84,7 @@ def further_test(place: str, trained_on: schema.Dataset, words: Sequence[str]) -
         keys["task"] = "multi_label"
     location = KINDS[kind].location
     typed = parsed_keys(words, ["dataset"], "all others are the run's")["dataset"]
-    config = config_of(kind, merged({**keys, location: place}, typed), place)
+    config = config_of(kind, merged({**keys, location: place}, typed), f"{place}: dataset.")
     return as_test_set(config, {location: place})
 
 

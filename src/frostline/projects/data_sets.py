@@ -10,6 +10,7 @@ from typing import Any
 
 from frostline import schema
 from frostline.base.files import files_below
+from frostline.base.names import locate
 from frostline.config import hints
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading import arrays, arrow
@@ -75,7 +76,8 @@ class DataSet:
         return schema.is_multi_label(self.dataset())
 
     def check(self) -> None:
-        """Refuse a data set that is not there, a table without a column, and a folder without two classes.
+        """Refuse a data set that is not there, a folder without two classes, and a table without a column, or
+        whose images are not there.
 
         Images are not read.
 
@@ -93,6 +95,7 @@ class DataSet:
                 case schema.Table():
                     required = dataset.columns.image, *(dataset.columns.labels or [dataset.columns.label])
                     used_columns(dataset, open_table(self.place.expanduser(), where, required).columns, where)
+                    self._check_images(dataset, where)
                 case schema.ImageFolder():
                     open_source(dataset)
                 case schema.Npz():
@@ -101,7 +104,15 @@ class DataSet:
                     arrow.read(dataset)
         except FrostlineError as error:
             text = str(error).replace(f"dataset.{dataset.location}: {self.place}", where)
-            raise FrostlineError(re.sub(r"(?:(?<=[('])|(?<=set ))dataset(?=\.)", self.group, text)) from None
+            text = re.sub(r"dataset=table ('?)dataset\.file=", rf"{self.option} \1", text)
+            raise FrostlineError(self._in_group(text)) from None
+
+    def _check_images(self, dataset: schema.Table, where: str) -> None:
+        """Refuse a table none of whose images exists; one of them is enough."""
+        paths = TablePaths(root_of(dataset))
+        keys = [key for key, fault in map(paths.key, self._column(dataset)) if key and not fault]
+        if keys and not any(os.path.lexists(locate(paths.root, key)) for key in keys):
+            raise FrostlineError(f"{where}: {paths.nothing_there(keys)}")
 
     def check_apart(self, other: "DataSet") -> None:
         """Refuse data sets of the same images: what the target is tested on would be trained on before.
@@ -147,7 +158,14 @@ class DataSet:
 
     def dataset(self) -> Any:
         """Return its config, with the defaults of conf/."""
-        return config_of(self.kind, self.config, self.option)
+        try:
+            return config_of(self.kind, self.config, f"{self.option}: {self.group}.")
+        except FrostlineError as error:
+            raise FrostlineError(self._in_group(str(error))) from None
+
+    def _in_group(self, text: str) -> str:
+        """Return an error's sentence with the group of this data set in the keys that it says to set."""
+        return re.sub(r"(?:(?<=[('])|(?<=set ))dataset(?=\.)", self.group, text)
 
     def has_photographs(self) -> bool:
         """Return whether most of its first files are JPEG: photographs, and seldom letters or signs."""

@@ -1,6 +1,7 @@
 """Configs of data: where images come from, how they are split, resized and augmented."""
 
 import json
+import shlex
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -8,6 +9,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -151,6 +153,17 @@ class Columns(Strict):
     """Numbers of folds from 0, used with `dataset.folds`; without the column, the folds are drawn."""
     weight: str | None
     """Weight of each image in the training loss, relative to the others'."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _no_single_column(cls, columns: Any) -> Any:
+        """Refuse one name, which is meant for `label`."""
+        if isinstance(columns, str):
+            raise ValueError(
+                f"found {columns!r}, must be a list of columns of 0 and 1; for a column of class names, set "
+                f"{shlex.quote(f'dataset.columns.label={columns}')}"
+            )
+        return columns
 
     @model_serializer(mode="wrap")
     def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

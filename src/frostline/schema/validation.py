@@ -11,7 +11,11 @@ from pydantic_core import ErrorDetails
 from frostline.console.errors import FrostlineError, allowed
 
 Model = TypeVar("Model", bound=BaseModel)
-REASONS = {"model_type": "must be keys with values", "too_short": "must have at least one item"}
+REASONS = {
+    "model_type": "must be keys with values",
+    "too_short": "must have at least one item",
+    "list_type": "must be a list",
+}
 """Plainer texts for some error types of pydantic."""
 
 
@@ -20,7 +24,8 @@ def validated(model: type[Model], data: Any, where: str = "") -> Model:
 
     Args:
         data: plain dictionaries, lists and scalars.
-        where: a prefix for errors, such as a file's name; empty for configs composed by Hydra.
+        where: a prefix for errors, such as a file's name, or one of keys if it ends with a dot; empty for
+            configs composed by Hydra.
 
     Raises:
         FrostlineError: the data is invalid; the sentence names the key, the value found and what is allowed.
@@ -29,7 +34,8 @@ def validated(model: type[Model], data: Any, where: str = "") -> Model:
         return model.model_validate(data)
     except ValidationError as error:
         sentences = dict.fromkeys(_sentence(model, data, detail) for detail in error.errors())
-        raise FrostlineError("; ".join(f"{where}: {s}" if where else s for s in sentences)) from None
+        prefix = where if not where or where.endswith(".") else f"{where}: "
+        raise FrostlineError("; ".join(f"{prefix}{sentence}" for sentence in sentences)) from None
 
 
 def _sentence(model: type[BaseModel], data: Any, detail: ErrorDetails) -> str:

@@ -1,5 +1,6 @@
 """The sources of data sets: a registry by kind. Plug-ins give an `ArraySource` or a `FileSource`."""
 
+import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,12 +12,14 @@ import numpy as np
 from frostline import schema
 from frostline.base.names import locate, nfc
 from frostline.base.plugins import Plugin
+from frostline.console.errors import FrostlineError
 from frostline.console.progress import Progress, no_progress
 from frostline.data.reading import arrays, arrow, tables
 from frostline.data.reading.folder import scan
 from frostline.data.reading.names import telling_name
 from frostline.data.reading.source import ArraySource, FileEntry, FileSource, Source, checked
 from frostline.data.reading.stores import FolderStore, Store
+from frostline.data.reading.table_file import TABLES
 
 __all__ = ["ArraySource", "FileEntry", "FileSource", "Source"]
 
@@ -32,12 +35,28 @@ def open_source(dataset: schema.Dataset, progress: Progress = no_progress) -> So
     """
     # A plug-in may give anything.
     errors = Plugin("dataset", dataset.name).errors() if dataset.kind == "plugin" else nullcontext()
-    with errors:
-        given = SOURCES[dataset.kind](dataset, progress)
-        source = checked(given, place_of(dataset), several=schema.is_multi_label(dataset))
+    try:
+        with errors:
+            given = SOURCES[dataset.kind](dataset, progress)
+            source = checked(given, place_of(dataset), several=schema.is_multi_label(dataset))
+    except FrostlineError as error:
+        if not isinstance(dataset, schema.ImageFolder) or (table := _table_in(_root(dataset))) is None:
+            raise
+        read = f"dataset=table {shlex.quote(f'dataset.file={table}')}"
+        raise FrostlineError(f"{error}; if {table.name} lists the images, read that: {read}") from None
     if dataset.folds is None:  # those that a plug-in gives are not used
         source = replace(source, rows=replace(source.rows, folds=None))
     return source
+
+
+def _table_in(root: Path) -> Path | None:
+    """Return a table in a folder that has no class folders beside it: at most one folder, of the images."""
+    if not root.is_dir():
+        return None
+    inside = [path for path in sorted(root.iterdir()) if not path.name.startswith(".")]
+    if sum(path.is_dir() for path in inside) > 1:
+        return None
+    return next((path for path in inside if path.suffix in TABLES), None)
 
 
 def open_test_set(dataset: schema.Dataset) -> Source:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,9 +72,19 @@ class TablePaths:
             (end for end in sorted(IMAGE_SUFFIXES) if (self.root / f"{key}{end}").exists()), None
         ):
             fix = f"add {suffix} to the paths"
+        elif folder := self._folder_with(key):
+            fix = f"set {shlex.quote(f'dataset.root={folder}')}"
         else:
             fix = "set dataset.root to the folder that the paths start from"
         return f"none of its {len(keys)} images is in {self.root} ({some(keys)}): {fix}"
+
+    def _folder_with(self, key: str) -> Path | None:
+        """Return a folder in the root, or beside it, from which a path leads to a file."""
+        for folder in (self.root, self.root.absolute().parent):
+            near = sorted(folder.glob("*/")) if folder.is_dir() else []
+            if found := next((place for place in near if os.path.lexists(place / key)), None):
+                return found
+        return None
 
 
 class Links:
