@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from frostline.api.calls import in_python
 from frostline.api.options import COMMON, DATA, PLAIN, ListOptions, Options, overrides_of
 from frostline.base import project
 from frostline.config import compose, hydra_session
@@ -113,6 +114,37 @@ def test_a_misspelt_folder_or_table_is_compared_with_those_here(tmp_path, monkey
     for text, meant in (("Größe & Stempl", "Größe & Stempel"), ("lables.csv", "labels.csv")):
         with pytest.raises(FrostlineError, match=f"did you mean '{meant}'\\?"):
             overrides_of(text, {}, Options)
+
+
+def test_a_misspelt_folder_elsewhere_is_compared_with_those_there(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "My Stamps/cat").mkdir(parents=True)
+    (tmp_path / "My Stamps/cat/1.png").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    meant = r"My Stamp doesn't exist: give .*; did you mean \.\./My Stamps\?$"
+    with pytest.raises(FrostlineError, match=r"^dataset: \.\./" + meant):
+        overrides_of("../My Stamp", {}, Options)
+    with pytest.raises(FrostlineError, match=r"^source: \.\./" + meant):
+        overrides_of("digits", {"source": Path("../My Stamp")}, Options)
+    keys = {"dataset": "image_folder", "dataset.root": "../My Stamp"}
+    with pytest.raises(FrostlineError, match=r"^dataset\.root: \.\./" + meant):
+        overrides_of(None, {"overrides": keys}, Options)
+    assert overrides_of("../My Stamp", {}, Options, command="plan", reads_data=False)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "python"),
+    [
+        ("has no column 'image'; set dataset.columns.image=x", 'set overrides=["dataset.columns.image=x"]'),
+        ("set 'source.root=a b', or leave", 'set overrides=["source.root=a b"], or leave'),
+        ("set dataset.classes=[a,b]; x", 'set overrides=["dataset.classes=[a,b]"]; x'),
+        ("set trainer.threads=1", 'set overrides=["trainer.threads=1"]'),
+        ("set input.fit and dataset.root", "set input.fit and dataset.root"),
+        ("read that: dataset=table dataset.file=a/x.csv", "read that: 'a/x.csv'"),
+    ],
+)
+def test_an_error_names_keys_as_python_takes_them(sentence, python):
+    assert in_python(sentence).endswith(python)
 
 
 @pytest.mark.parametrize(

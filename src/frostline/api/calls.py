@@ -1,13 +1,23 @@
 """What every call does around its work, as the command line does around a command."""
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from frostline.base import project
-from frostline.console.errors import check_addresses, is_out_of_memory, system_error
+from frostline.console.errors import FrostlineError, check_addresses, is_out_of_memory, system_error
 from frostline.console.progress import in_notebook, say_once
 from frostline.training.garbage import untouched
+
+KEY_TO_SET = re.compile(
+    r"""\bset\ (?: '([a-z_]+(?:\.\w+)+=[^']*)'
+              | ([a-z_]+(?:\.\w+)+=(?:\[[^\]]*\]|[^\s;,:)]+)) )""",
+    re.VERBOSE,
+)
+"""``set KEY=VALUE`` in an error: a key of two parts or more, in quotes or without."""
+TABLE = re.compile(r"\bdataset=table (?:'dataset\.file=([^']*)'|dataset\.file=(\S+))")
+"""The words of a command line for a table, which in Python is its path alone."""
 
 
 @contextmanager
@@ -28,10 +38,25 @@ def call(*, reads_records: bool = False) -> Iterator[None]:
     try:
         with untouched():
             yield
+    except FrostlineError as error:
+        error.args = (in_python(str(error)), *error.args[1:])
+        raise
     except OSError as error:
         if is_out_of_memory(error):
             raise
         raise system_error(error) from error
+
+
+def in_python(sentence: str) -> str:
+    """Return an error's sentence with the config keys to set as Python takes them.
+
+    >>> in_python("x.csv has no column 'image'; set 'dataset.columns.image=file name'")
+    'x.csv has no column \'image\'; set overrides=["dataset.columns.image=file name"]'
+    >>> in_python("read that: dataset=table 'dataset.file=my data/x.csv'")
+    "read that: 'my data/x.csv'"
+    """
+    sentence = TABLE.sub(lambda match: repr(match[1] or match[2]), sentence)
+    return KEY_TO_SET.sub(lambda match: f'set overrides=["{match[1] or match[2]}"]', sentence)
 
 
 _recorded_in: tuple[object, ...] | None = None

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from frostline.base import project
-from frostline.config.hints import KEYS
+from frostline.config.hints import KEYS, check_path, check_place
 from frostline.config.overrides import FREE_KEYS, PRETRAIN_GROUPS, to_overrides
 from frostline.console.errors import FrostlineError, allowed
 from frostline.pipeline import unread
-from frostline.pipeline.data_places import KINDS, kind_at
+from frostline.pipeline.data_places import KINDS, PLACES, kind_at
 
 Path = str | os.PathLike[str]
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -80,7 +80,12 @@ PLAIN = ("seed", "out")
 
 
 def overrides_of(
-    dataset: Any, options: Mapping[str, Any], known: type, *, command: str = "finetune"
+    dataset: Any,
+    options: Mapping[str, Any],
+    known: type,
+    *,
+    command: str = "finetune",
+    reads_data: bool = True,
 ) -> list[str]:
     """Return the overrides that keyword arguments stand for.
 
@@ -91,6 +96,7 @@ def overrides_of(
         known: the TypedDict that lists them; in `ListOptions` a list means each of its values.
         command: the command that reads the overrides, such as ``finetune`` or ``plan --stage pretrain``. For
             a pretraining, `lr` becomes `pretrain.optimizer.lr`, and so on.
+        reads_data: whether the data sets have to exist.
 
     Raises:
         FrostlineError: there is no such keyword, folder or data set, or the command does not read a key.
@@ -111,7 +117,7 @@ def overrides_of(
     overrides: list[str] = []
     for key, value in data.items():
         if value is not None:
-            overrides += _data(key, value, several=several)
+            overrides += _data(key, value, several=several, exists=reads_data)
     for name, option in options.items():
         value = _plain(option)
         if name in (*DATA, "overrides") or value is None:
@@ -119,7 +125,12 @@ def overrides_of(
         if _is_list(value) and not several:
             raise FrostlineError(f"{name}: found several values, {value!r}; fl.sweep trains a run for each")
         overrides.append(_override(_key(name, pretrains=pretrains), value, several=several))
-    overrides += typed_keys(options.get("overrides", ()), several=several)
+    further = options.get("overrides", ())
+    if isinstance(further, Mapping):
+        for name, value in further.items():
+            if isinstance(value, str | os.PathLike) and (reads_data or name.partition(".")[0] not in DATA):
+                check_place(name, os.fspath(value))
+    overrides += typed_keys(further, several=several)
     unread.check(command, overrides, sweep=several and command in unread.SWEEPING)
     return overrides
 
@@ -131,7 +142,7 @@ def _key(name: str, *, pretrains: bool) -> str:
     return f"pretrain.{key}" if pretrains and below else key
 
 
-def _data(key: str, value: Any, *, several: bool) -> Iterator[str]:
+def _data(key: str, value: Any, *, several: bool, exists: bool) -> Iterator[str]:
     """Yield the overrides of a data set: a name of conf/dataset, a folder, or a file of images."""
     names = project.conf_files("dataset")
     if several and _is_list(value):
@@ -154,6 +165,8 @@ def _data(key: str, value: Any, *, several: bool) -> Iterator[str]:
                 f"{key}: there is no folder or file {text!r}, and no such data set;"
                 f" {allowed(text, [*names, *near])}"
             )
+        if exists:
+            check_path(key, text, PLACES)
         kind = kind_at(path)
         yield f"{key}={kind}"
         yield _override(f"{key}.{KINDS[kind].location}", text, several=False)

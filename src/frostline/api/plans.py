@@ -103,7 +103,7 @@ def plan(
         FrostlineError: the schedule does not fit the network, or the data set is not available.
     """
     command = "plan --stage pretrain" if stage == "pretrain" else "plan"
-    overrides = overrides_of(dataset, options, Options, command=command)
+    overrides = overrides_of(dataset, options, Options, command=command, reads_data=not images)
     with call():
         from frostline.config import compose, stage_configs
         from frostline.pipeline import standalone

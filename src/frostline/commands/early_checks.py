@@ -15,12 +15,6 @@ from pathlib import Path
 from frostline.config import hints
 from frostline.console.errors import FrostlineError, allowed
 
-PATHS = {
-    "root": "give the folder of the images",
-    "file": "give the file of the data set",
-    "path": "give the folder of the data set",
-}
-"""Last part of a data set's key → what its value has to be."""
 OUTPUT_FILES = {
     "compare": ("out",),
     "export": ("out",),
@@ -31,7 +25,6 @@ OUTPUT_FILES = {
 """Command → its options that name a file to write. In other commands, `out` is a folder."""
 RUNS = ("finetune", "pretrain", "probe", "lr-find")
 """The commands that write into runs/COMMAND unless `out` names a folder."""
-WEIGHTS = "give a .safetensors or .pth file"
 _PLAIN = re.compile(r"[^\"'\\$\[\]{}()]+")
 """Values that Hydra takes as they are."""
 
@@ -67,15 +60,9 @@ def check(arguments: argparse.Namespace) -> None:
             timm = typed.get("backbone") == "timm" or not {"backbone", "experiment"} & typed.keys()
             if key == "backbone.name" and timm:
                 _check_model(value)
-            section, _, name = key.rpartition(".")
             # With --images, `plan` reads no data set.
-            if section in ("dataset", "source") and name in PATHS and not getattr(arguments, "images", None):
-                hints.check_path(key, value, PATHS[name])
-                if hints.is_empty(Path(value).expanduser()):
-                    raise FrostlineError(f"{key}: {value} is empty: {PATHS[name]}")
-            elif key in ("weights.path", "pretrain.weights.path"):
-                hints.check_path(key, value, WEIGHTS)
-                _check_weights(key, value)
+            if not (getattr(arguments, "images", None) and key.startswith(("dataset.", "source."))):
+                hints.check_place(key, value)
 
 
 def name_of(arguments: argparse.Namespace) -> str:
@@ -144,9 +131,3 @@ def _check_model(name: str) -> None:
     if re.search(r"[:/]", architecture) or not known or architecture in known | timm_models.deprecated():
         return
     raise FrostlineError(f"backbone.name: timm has no {name!r}; {allowed(architecture, known)}")
-
-
-def _check_weights(key: str, value: str) -> None:
-    """Refuse the folder of a run, and name the file in it."""
-    if inside := hints.weights_in(value):
-        raise FrostlineError(f"{key}: {value} is the folder of a run; write {hints.shell_word(key, inside)}")

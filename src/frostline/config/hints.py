@@ -49,6 +49,12 @@ GROUPS_OF_A_RUN = ("experiment", "backbone", "dataset", "weights", "freeze")
 """Groups whose options are well enough known to be typed alone, as in ``frostline finetune digits``."""
 IMAGES = "give image files, folders or tables"
 """What to do if images to predict are missing."""
+PATHS = {
+    "root": "give the folder of the images",
+    "file": "give the file of the data set",
+    "path": "give the folder of the data set",
+}
+"""Last part of a data set's key → what its value has to be."""
 OVERRIDE = re.compile(
     r"(?<![\w./'\"-])(?P<key>[a-z_]+(?:\.[a-z_]+)*\.(?!root\b|file\b|path\b)[a-z_]+)"
     r"=(?P<value>[\w-]+(?:\.[0-9]+)?)(?![\w/=-])"
@@ -245,6 +251,23 @@ def is_empty(folder: Path) -> bool:
         )
     except OSError:
         return False
+
+
+def check_place(key: str, value: str) -> None:
+    """Refuse a data set or weights that do not exist; other keys may have any value.
+
+    Raises:
+        FrostlineError: with the names that are like it.
+    """
+    section, _, name = key.rpartition(".")
+    if section in ("dataset", "source") and name in PATHS:
+        check_path(key, value, PATHS[name])
+        if is_empty(Path(value).expanduser()):
+            raise FrostlineError(f"{key}: {value} is empty: {PATHS[name]}")
+    elif key in ("weights.path", "pretrain.weights.path"):
+        check_path(key, value, "give a .safetensors or .pth file")
+        if inside := weights_in(value):
+            raise FrostlineError(f"{key}: {value} is the folder of a run; write {shell_word(key, inside)}")
 
 
 def check_path(key: str, value: str, advice: str, after: Sequence[str] = ()) -> None:

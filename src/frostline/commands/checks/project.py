@@ -12,7 +12,7 @@ from pathlib import Path
 
 from frostline.base import project
 from frostline.commands.checks.finding import Finding, State, shell, some
-from frostline.commands.early_checks import PATHS
+from frostline.config.hints import PATHS
 from frostline.console.errors import FrostlineError
 from frostline.schema import Experiment, needs_pretraining
 from frostline.tracking import local_store
