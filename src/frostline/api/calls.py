@@ -50,8 +50,8 @@ def call(*, reads_records: bool = False) -> Iterator[None]:
 def in_python(sentence: str) -> str:
     """Return an error's sentence with the config keys to set as Python takes them.
 
-    >>> in_python("x.csv has no column 'image'; set 'dataset.columns.image=file name'")
-    'x.csv has no column \'image\'; set overrides=["dataset.columns.image=file name"]'
+    >>> in_python("x.csv has no such column; set 'dataset.columns.label=my kind'")
+    'x.csv has no such column; set overrides=["dataset.columns.label=my kind"]'
     >>> in_python("read that: dataset=table 'dataset.file=my data/x.csv'")
     "read that: 'my data/x.csv'"
     """
