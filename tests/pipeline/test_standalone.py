@@ -1,5 +1,6 @@
 """A standalone run: what identifies its inputs, and the pretraining that it shares."""
 
+import re
 import shutil
 from itertools import product
 from pathlib import Path
@@ -143,7 +144,7 @@ def test_a_schedule_that_does_not_fit_is_refused_before_the_pretraining(shell):
     assert not (shell.folder / ".frostline/pretrain").exists()
 
 
-def test_each_target_is_compared_with_a_source_whose_pretraining_is_cached(place, monkeypatch):
+def test_each_target_is_compared_with_a_source_whose_pretraining_is_cached(place, monkeypatch, capsys):
     generator = np.random.default_rng(0)
     for name, split, label, i in product(
         ("source", "clean", "leaking"), ("train", "val", "test"), ("cat", "dog"), range(4)
@@ -163,10 +164,14 @@ def test_each_target_is_compared_with_a_source_whose_pretraining_is_cached(place
         standalone.prepared_run(config, composed, choices, session.make_services(), data_sets)
 
     fine_tuned("clean")
+    assert "trained before" not in capsys.readouterr().err
     with monkeypatch.context() as patched:
         patched.setattr(stage, "train_once", None)  # the pretraining is cached
         patched.setattr("frostline.leakage.stage.check_source", None)  # and so is the comparison
         fine_tuned("clean")
+    assert re.search(
+        r"^pretrain on source: trained before, val/accuracy 0\.\d{4}$", capsys.readouterr().err, re.M
+    )
     (comparison,) = (place / ".frostline/leakage").glob("*/leakage.json")
     content = comparison.read_bytes()
     comparison.write_bytes(b"")

@@ -204,6 +204,7 @@ def prepared_run(
     from frostline.models.pretrained import load_initial_weights
     from frostline.pipeline.compose.stage import check_run
     from frostline.pipeline.pretrain.stage import result_key, train_once
+    from frostline.training.run import measured
 
     target, folder = data_sets["target"]
     if not needs_pretraining(config.weights):
@@ -220,9 +221,11 @@ def prepared_run(
     path = os.path.relpath(out / WEIGHTS)
     with exclusive(services.scratch / "locks" / f"pretrain-{key}.lock"):
         is_cached = is_intact(out)
-        if not is_cached and (study := _copy_of_study(key, out)):
+        if is_cached:
+            services.say(f"pretrain on {source.name}: trained before, {measured(out)}")
+        elif study := _copy_of_study(key, out):
             services.say(f"pretrain on {source.name}: not needed, the study's weights in {study} are used")
-        elif not is_cached:
+        else:
             check_run(config, classes=target.classes)
             # Services of its own: the pretraining does not belong to the trial that happens to run it.
             with stage_configs.keys_of("source"):

@@ -81,7 +81,7 @@ def train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title
         remove_temporary(checkpoints)
         if is_intact(done):
             _rename(run, done)
-            services.say(f"{title}: trained before, {_measured(done)}")
+            services.say(f"{title}: trained before, {measured(done)}")
             _backfill(run, inputs, done, services)
         else:
             try:
@@ -289,7 +289,7 @@ def _backfill(run: Run, inputs: TrainingInputs, done: Path, services: Services) 
         record_outputs(tracked_run, plan, read_json(done / TIMING), done)
 
 
-def _measured(done: Path) -> str:
+def measured(done: Path) -> str:
     """Return the headline metric of a finished run on the val split after its best epoch, as text."""
     row = read_csv(done / HISTORY)[read_json(done / TRAINING)["best_epoch"]]
     name = f"val/{headline(row)}"
