@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from frostline.reporting.learned import Majority
 from frostline.reporting.notes import _below
-from frostline.reporting.results import Majority
 
 
 @pytest.mark.parametrize(("accuracy", "noted"), [(0.85, False), (0.844, True), (0.8, True)])

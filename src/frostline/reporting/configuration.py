@@ -24,6 +24,8 @@ def _lines(summary: Summary, arms: Sequence[Arm]) -> Iterator[tuple[str, str]]:
     setup, runs = summary.setup, [run for arm in arms for run in arm.runs.values()]
     if setup:
         yield "Transfer", f"{_initial(setup)} → {setup.target}"
+        if summary.pretraining:
+            yield "Pretraining", summary.pretraining.line
         yield "Network", setup.backbone + (f", {_size(setup.input_size)}" if setup.input_size else "")
         yield (
             "Training",

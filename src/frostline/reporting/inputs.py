@@ -13,6 +13,7 @@ from frostline.base import omitted, repetitions
 from frostline.base.formats import read_csv, read_json
 from frostline.base.metrics import MAP, WITHOUT_TTA, headline
 from frostline.base.repetitions import Repetition
+from frostline.base.run_folder import METRICS, PREDICTIONS, TRAINING
 from frostline.console.errors import FrostlineError
 from frostline.reporting.repeats import Repeats
 
@@ -154,6 +155,21 @@ class _Evaluation(_Repeated):
 
 
 @dataclass(frozen=True)
+class PretrainingRun:
+    """The pretraining's record and metrics."""
+
+    training: Training
+    scores: Scores
+    labels: list[str]
+    """As in `SeedRun`."""
+
+    @property
+    def held_out(self) -> str:
+        """The split that results are reported on: test, or val without a test split."""
+        return "test" if self.scores.test else "val"
+
+
+@dataclass(frozen=True)
 class SeedRun:
     """One run: an arm with one seed, on one fold. Curves start at epoch 0, the network before training."""
 
@@ -216,6 +232,21 @@ def read_data_warnings(artifacts: Path) -> list[str]:
     return notes
 
 
+def read_pretraining(artifacts: Path) -> PretrainingRun | None:
+    """Return the pretraining, if it has outputs: without a source, the stage has none."""
+    folder = artifacts / "pretrain"
+    scores = _read_if_there(Scores, "pretrain", folder / METRICS)
+    training = _read_if_there(Training, "pretrain", folder / TRAINING)
+    if scores is None or training is None:
+        return None
+    metric = headline(scores.val)
+    with _checked_output("pretrain", folder / METRICS):
+        if scores.val.get(metric) is None:
+            raise ValueError(f"it has no {metric} on val")
+    labels, _ = _read_predictions("pretrain", folder / PREDICTIONS, metric)
+    return PretrainingRun(training, scores, labels)
+
+
 def read_arms(artifacts: Path, names: Sequence[str], repeats: Repeats) -> list[Arm]:
     """Read the outputs of stages in `artifacts` (finetune/, timing/, evaluate/) for the arms `names`.
 
@@ -266,16 +297,19 @@ def _read_run(artifacts: Path, arm: str, repetition: Repetition, clock: Clock, s
     with _checked_output(f"finetune@{arm}", left / "training.json"):
         training = _parsed(Training, left / "training.json")
     predicted = artifacts / "evaluate" / arm / repetition.folder / "predictions.csv"
-    with _checked_output(f"evaluate@{arm}", predicted):
-        images = read_csv(predicted)
+    labels, predictions = _read_predictions(f"evaluate@{arm}", predicted, metric)
+    return SeedRun(metric, train, val, training, clock, scores, labels, predictions)
+
+
+def _read_predictions(stage: str, path: Path, metric: str) -> tuple[list[str], list[str]]:
+    """Return the images' labels and predictions; with mAP, an image may have none."""
+    with _checked_output(stage, path):
+        images = read_csv(path)
         if not images:
             raise ValueError("it has no rows")
         if metric == MAP:
-            labels, predictions = ([row[column] for row in images] for column in ("labels", "predictions"))
-        else:
-            columns = "label", "prediction"
-            labels, predictions = ([_text(row, column) for row in images] for column in columns)
-    return SeedRun(metric, train, val, training, clock, scores, labels, predictions)
+            return [row["labels"] for row in images], [row["predictions"] for row in images]
+        return [_text(row, "label") for row in images], [_text(row, "prediction") for row in images]
 
 
 def _share(row: dict[str, str], column: str) -> float:

@@ -7,8 +7,9 @@ from frostline.base.metrics import ACCURACY
 from frostline.console import units
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm, Selection
+from frostline.reporting.learned import Majority
 from frostline.reporting.repeats import Repeats
-from frostline.reporting.results import ArmSummary, Majority
+from frostline.reporting.results import ArmSummary
 from frostline.stats.transfer import BASELINE
 
 SATURATED = 0.99

@@ -5,16 +5,14 @@ from dataclasses import dataclass, field
 
 from frostline.base.metrics import headline
 from frostline.base.repetitions import Repetition
-from frostline.reporting import words
 from frostline.reporting.inputs import Selection
+from frostline.reporting.learned import Majority
+from frostline.reporting.pretraining import Pretraining
 from frostline.reporting.repeats import Repeats
 from frostline.reporting.verdict import Verdict
 from frostline.schema import StudySetup
 from frostline.stats import transfer
 from frostline.stats.transfer import BASELINE, Estimate, Gain, Outcome, TimeToThreshold
-
-ROUNDING = 1e-9
-"""Means of the same accuracies over different runs differ by less."""
 
 
 @dataclass(frozen=True)
@@ -92,30 +90,6 @@ class ArmSummary:
 
 
 @dataclass(frozen=True)
-class Majority:
-    """The accuracy of always predicting the most frequent class."""
-
-    split: str
-    """test, or validation where there is no test split."""
-    name: str
-    """The class; of equally frequent classes, the first."""
-    rate: float
-    """Its share of the split's images, 0…1; over folds, the mean."""
-
-    def is_beaten_by(self, accuracy: float) -> bool:
-        """Return whether an accuracy is above the rate."""
-        return accuracy > self.rate + ROUNDING
-
-    @property
-    def sentence(self) -> str:
-        """The accuracy as a sentence."""
-        return (
-            f"Always predicting the most frequent class of the {self.split} split, {self.name}, is right for"
-            f" {words.percent(self.rate)} of its images."
-        )
-
-
-@dataclass(frozen=True)
 class Summary:
     """A study's results."""
 
@@ -139,6 +113,8 @@ class Summary:
     """What chose the epochs; None: nothing trained, or the runs predate this record."""
     setup: StudySetup | None = None
     """What the arms share; None: not known."""
+    pretraining: Pretraining | None = None
+    """None: nothing was pretrained, or it is not known."""
 
     @property
     def baseline(self) -> ArmSummary | None:

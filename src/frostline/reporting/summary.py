@@ -1,16 +1,16 @@
 """Summarize a study: compare every arm with the from-scratch baseline."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from frostline.base.metrics import ACCURACY, BALANCED, MAP, MEAN_DIGITS, SHARES
+from frostline.base.metrics import MAP, MEAN_DIGITS, SHARES
 from frostline.reporting.inputs import Arm, SeedRun
+from frostline.reporting.learned import Majority, has_learned, majority_class
 from frostline.reporting.notes import report_notes, selection_of
 from frostline.reporting.repeats import Repeats
-from frostline.reporting.results import ROUNDING, ArmSummary, BaselineComparison, Majority, Point, Summary
+from frostline.reporting.results import ArmSummary, BaselineComparison, Point, Summary
 from frostline.stats import transfer
 from frostline.stats.transfer import BASELINE, Estimate, Gain
 
@@ -76,25 +76,7 @@ def _majority(arms: Sequence[Arm]) -> Majority | None:
     if arms[0].headline == MAP:
         return None
     of_fold = {repetition.fold: run.labels for repetition, run in arms[0].runs.items()}
-    counts = Counter(label for part in of_fold.values() for label in part)
-    name = min(counts, key=lambda label: (-counts[label], label))
-    split = "test" if arms[0].held_out == "test" else "validation"
-    return Majority(split, name, fmean(part.count(name) / len(part) for part in of_fold.values()))
-
-
-def _has_learned(arm: Arm, majority: Majority | None, overlap: float) -> bool:
-    """Return whether an arm is better than always predicting one class.
-
-    Balanced accuracy counts, too: with weighted classes, accuracy may be below the majority class's share.
-    """
-    if majority is None or majority.is_beaten_by(fmean(arm.metric(arm.held_out, ACCURACY).values())):
-        return True
-    balanced = list(arm.metric(arm.held_out, BALANCED).values())
-    if not balanced:
-        return False
-    own = transfer.estimate(balanced, bounds=SHARE, overlap=overlap)
-    chance = fmean(1 / len(set(run.labels)) for run in arm.runs.values())
-    return (own.mean if own.low is None else own.low) > chance + ROUNDING
+    return majority_class(arms[0].held_out, of_fold.values())
 
 
 def _comparisons(
@@ -104,7 +86,9 @@ def _comparisons(
     if baseline is None:
         return {}
     overlap = over.overlap
-    learned = {arm.name: _has_learned(arm, majority, overlap) for arm in arms}
+    learned = {
+        arm.name: has_learned(list(arm.runs.values()), arm.held_out, majority, overlap) for arm in arms
+    }
     gains: dict[str, Gain] = {}
     pairs: dict[str, tuple[Estimate, Estimate]] = {}
     for arm in arms:

@@ -70,7 +70,8 @@ def summarized(config: Report, artifacts: Path) -> "tuple[Summary, list[Arm]]":
         FrostlineError: as `write_report`.
     """
     from frostline.reporting import summary
-    from frostline.reporting.inputs import read_arms, read_data_warnings, read_omitted
+    from frostline.reporting.inputs import read_arms, read_data_warnings, read_omitted, read_pretraining
+    from frostline.reporting.pretraining import Pretraining
     from frostline.reporting.repeats import Repeats
 
     if not artifacts.is_dir():
@@ -79,8 +80,12 @@ def summarized(config: Report, artifacts: Path) -> "tuple[Summary, list[Arm]]":
     repeats = Repeats(config.seeds, config.folds, config.dataset_folds or 1)
     arms = read_arms(artifacts, [name for name in config.arms if name not in omitted], repeats)
     study = summary.summarize(config.study, config.monitor, repeats, arms, omitted)
-    notes = [*read_data_warnings(artifacts), *study.notes]
-    return replace(study, notes=notes, setup=config.setup), arms
+    source = config.setup.source if config.setup else None
+    pretrained = read_pretraining(artifacts) if source is not None else None
+    pretraining = Pretraining(source, pretrained) if source is not None and pretrained else None
+    of_pretraining = [pretraining.note] if pretraining and pretraining.note else []
+    notes = [*read_data_warnings(artifacts), *of_pretraining, *study.notes]
+    return replace(study, notes=notes, setup=config.setup, pretraining=pretraining), arms
 
 
 def _markdown(study: "Summary", table: str, checks: list[Check], configuration: list[tuple[str, str]]) -> str:
