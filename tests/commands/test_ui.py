@@ -79,6 +79,22 @@ def start(tmp_path, warm):
         ui.communicate(timeout=30)
 
 
+@pytest.mark.slow
+def test_a_second_one_prints_the_address_of_the_first(start, tmp_path):
+    first, (address, runs) = start(2)
+    url = address.split()[0]
+    second, lines = start(2)
+    assert lines == [f"{url}  (runs already; Ctrl-C in its terminal ends it)\n", runs]
+    assert second.wait(timeout=30) == 0
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=30)
+    assert not (tmp_path / ".frostline/ui.json").exists()
+    (tmp_path / ".frostline/ui.json").write_text('{"store": "another", "port": 1}')
+    _, (address, _) = start(2)
+    assert address.endswith("  (Ctrl-C ends it)\n")
+    assert address.split()[0] != url
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_interrupt_it_alike(how):
     before = signal.getsignal(how)

@@ -18,11 +18,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from frostline.base import project
+from frostline.base.files import write_text
+from frostline.base.formats import canonical_json, read_json
+from frostline.base.hashes import content_key
+from frostline.base.processes import process_is_alive, process_key
 from frostline.console.errors import FrostlineError
 from frostline.tracking import local_store, sync
 
 HOST = "127.0.0.1"
 PORTS_TRIED = 20
+SERVER = "ui.json"
+"""The note in the scratch folder on the server that runs."""
 MOST_STUDIES = 100
 """How many of the newest studies and sweeps `ui` searches for the addresses that it prints."""
 MOST_RUNS = 100
@@ -40,7 +46,7 @@ DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def serve(port: int, page: str | None = None) -> None:
-    """Serve until interrupted; where a tracking server is configured, print its address instead.
+    """Serve until interrupted; where a server runs already, print its address instead.
 
     Args:
         port: the first port to try; the next free one is used.
@@ -57,18 +63,51 @@ def serve(port: int, page: str | None = None) -> None:
         if page:
             webbrowser.open(f"{uri}{page}")
         return
+    if (running := _running(uri)) is not None:
+        _show(running, "runs already; Ctrl-C in its terminal ends it", page)
+        return
     port = free_port(port)
     ends = _interrupted_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with ends, _opened(uri) as store, tempfile.TemporaryFile() as log, _server(store, port, log) as server:
         if not _comes_up(server, port):
             raise _ended_error(server, log)
-        here = f"http://{HOST}:{port}"
-        pages = [f"{here}{page}"] if page else _pages_of_runs(here, DIRECTLY)
-        print(f"{here}  (Ctrl-C ends it)", *pages, sep="\n", flush=True)
-        if page:
-            webbrowser.open(f"{here}{page}")
-        server.wait()
+        with _noted(uri, port):
+            _show(port, "Ctrl-C ends it", page)
+            server.wait()
         raise _ended_error(server, log)
+
+
+def _show(port: int, note: str, page: str | None) -> None:
+    """Print the addresses of a server's pages, and open one if it is named."""
+    here = f"http://{HOST}:{port}"
+    pages = [f"{here}{page}"] if page else _pages_of_runs(here, DIRECTLY)
+    print(f"{here}  ({note})", *pages, sep="\n", flush=True)
+    if page:
+        webbrowser.open(f"{here}{page}")
+
+
+@contextmanager
+def _noted(uri: str, port: int) -> Iterator[None]:
+    """Note during the block, in the project's scratch folder, that this process serves a store at a port."""
+    note, process = project.scratch() / SERVER, process_key()
+    with suppress(FrostlineError, OSError):  # a read-only project
+        write_text(note, canonical_json({"store": content_key(uri), "port": port, "process": process}))
+    try:
+        yield
+    finally:
+        with suppress(FrostlineError, OSError, KeyError, TypeError):
+            if read_json(note)["process"] == process:
+                note.unlink()
+
+
+def _running(uri: str) -> int | None:
+    """Return the port at which another process serves a store already; None: none does."""
+    with suppress(FrostlineError, OSError, KeyError, TypeError):
+        noted = read_json(project.scratch() / SERVER)
+        if noted["store"] == content_key(uri) and process_is_alive(noted["process"]):
+            with DIRECTLY.open(f"http://{HOST}:{noted['port']}/health", timeout=1):
+                return int(noted["port"])
+    return None
 
 
 def free_port(first: int) -> int:
