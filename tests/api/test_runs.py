@@ -76,7 +76,7 @@ def test_from_another_folder_and_again(here, tmp_path, monkeypatch):
     assert files(first.folder) == files(second.folder)
     assert first.folder.is_relative_to(here)
     assert second.folder.is_relative_to(tmp_path / "other")
-    assert first.mistakes(3).cards
+    assert first.mistakes(3).sheet().cards
     assert first.predict(np.zeros((8, 8), np.uint8))[0].label in first.classes
 
 
@@ -291,12 +291,24 @@ def test_mistakes_are_sorted_and_survive_a_lost_image(photo_run, tmp_path, monke
     run = fl.load("run")
     monkeypatch.chdir("/")
     with warnings.catch_warnings():
-        sheet = run.mistakes()
+        mistakes = run.mistakes()
+        sheet = mistakes.sheet()
     assert [card.title for card in sheet.cards] == [row["label"] for row in wrong]
     assert [card.bars[0].share for card in sheet.cards] == [float(row["confidence"]) for row in wrong]
     assert [len(card.pictures) for card in sheet.cards] == [i != 1 for i in range(len(wrong))]
     assert "missing or damaged" in sheet.cards[1].note
-    assert len(run.mistakes(1)) == 1
+    assert (
+        [row.image for row in mistakes] == list(mistakes.to_pandas()["image"]) == [row["id"] for row in wrong]
+    )
+    assert list(mistakes.to_pandas().columns) == ["image", "label", "prediction", "confidence"]
+    assert (mistakes[0].prediction, mistakes[0].confidence) == (
+        wrong[0]["prediction"],
+        float(wrong[0]["confidence"]),
+    )
+    assert repr(run.mistakes(1)) == f"Mistakes(1 of {len(wrong)}; 16 images measured)"
+    assert len(run.mistakes(1)) == len(run.mistakes(1).to_pandas()) == 1
+    assert list(run.mistakes(None)) == list(mistakes)
+    assert list(run.mistakes(0).to_pandas().columns) == ["image", "label", "prediction", "confidence"]
 
 
 def test_a_studys_run_has_its_measurements(photo_run, tmp_path, monkeypatch):

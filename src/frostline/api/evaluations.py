@@ -10,7 +10,7 @@ from frostline.base.metrics import headlines
 from frostline.schema import Prepare
 
 if TYPE_CHECKING:
-    from frostline.sheets.page import Sheet
+    from frostline.api.mistakes import Mistakes
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +36,11 @@ class Evaluation(Mapping[str, float]):
     def __len__(self) -> int:
         return len(self.metrics)
 
-    def mistakes(self, count: int = 24) -> "Sheet":
-        """Return a sheet of misclassified images, the most confident mistakes first."""
-        from frostline.sheets import mistakes
+    def mistakes(self, count: int | None = 24) -> "Mistakes":
+        """Return misclassified images, the most confident mistakes first; `count` None: all."""
+        from frostline.api.mistakes import Mistakes
 
-        return mistakes.mistakes(self.folder, self._data, count)
+        return Mistakes.read(self.folder, self._data, count)
 
     def __repr__(self) -> str:
         return f"Evaluation({headlines({self.name: self.metrics}, [self.name])}, {str(self.folder)!r})"

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from frostline.api.evaluations import Evaluation
     from frostline.api.history import History
+    from frostline.api.mistakes import Mistakes
     from frostline.api.predictions import Predictions
     from frostline.runs.trained_run import TrainedRun
-    from frostline.sheets.page import Sheet
 
 SPLITS = ("test", "val", "train")
 
@@ -196,20 +196,23 @@ class Run:
         metrics = dict(measured.metrics["test"])
         return Evaluation(measured.name, measured.out, metrics, measured.warnings, measured.data)
 
-    def mistakes(self, count: int = 24) -> "Sheet":
-        """Return a sheet of misclassified test images, the most confident mistakes first.
+    def mistakes(self, count: int | None = 24) -> "Mistakes":
+        """Return misclassified test images, the most confident mistakes first.
+
+        Args:
+            count: the largest number of images; None: all.
 
         Raises:
-            FrostlineError: the run has no predictions.csv.
+            FrostlineError: the run has no predictions.csv, or several labels per image.
         """
+        from frostline.api.mistakes import Mistakes
         from frostline.runs.data_location import located
         from frostline.schema import Prepare
-        from frostline.sheets import mistakes
 
         with call():
             run = self._trained.run
             config = Prepare.of(located(run.dataset, self.folder, self._home), run.input)
-            return mistakes.mistakes(measured_in(self.folder), config, count)
+            return Mistakes.read(measured_in(self.folder), config, count)
 
     def export(self, file: AnyPath) -> Path:
         """Write the network as a file for other programs, and return its path.

@@ -1,6 +1,7 @@
 """A sheet of the test images that a run misclassified, the most confident mistakes first."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -18,19 +19,31 @@ from frostline.schema import ImageFolder, Prepare, Table, is_multi_label
 from frostline.sheets.page import SIDE, Bar, Card, Picture, Sheet, reduced
 
 NO_PICTURE = "the image is missing or damaged"
-Row = dict[str, str]
-"""A row of predictions.csv."""
 
 
-def mistakes(folder: Path, config: Prepare, count: int) -> Sheet:
-    """Return a sheet of up to `count` misclassified images.
+@dataclass(frozen=True)
+class Mistake:
+    """A misclassified image."""
+
+    image: str
+    """Its path in the data set, or its number: the id in predictions.csv."""
+    label: str
+    """Its class."""
+    prediction: str
+    """The most probable class."""
+    confidence: float
+    """The probability of the prediction."""
+
+
+def read(folder: Path, config: Prepare) -> tuple[list[Mistake], int]:
+    """Return the misclassified images of a run, the most confident first, and how many were measured.
 
     Args:
-        folder: the run's folder.
+        folder: of predictions.csv.
         config: the run's data set.
 
     Raises:
-        FrostlineError: the run has no predictions.csv.
+        FrostlineError: the run has no predictions.csv, or images with several labels.
     """
     if not (folder / PREDICTIONS).is_file():
         raise FrostlineError(
@@ -42,25 +55,41 @@ def mistakes(folder: Path, config: Prepare, count: int) -> Sheet:
             f"{PER_CLASS} and {PREDICTIONS} there"
         )
     rows = read_csv(folder / PREDICTIONS, ["id", "label", "prediction", "confidence"])
-    wrong = [row for row in rows if row["label"] != row["prediction"]]
-    wrong.sort(key=lambda row: -float(row["confidence"]))  # stable
-    shown = wrong[:count]
-    cards = [_card(row, picture) for row, picture in zip(shown, _pictures(shown, config), strict=True)]
-    title = f"{len(wrong):,} of {len(rows):,} images misclassified"
-    first = "all of them" if len(cards) == len(wrong) else f"the first {len(cards)}"
+    wrong = [
+        Mistake(row["id"], row["label"], row["prediction"], float(row["confidence"]))
+        for row in rows
+        if row["label"] != row["prediction"]
+    ]
+    wrong.sort(key=lambda mistake: -mistake.confidence)  # stable
+    return wrong, len(rows)
+
+
+def sheet_of(shown: Sequence[Mistake], wrong: int, images: int, config: Prepare) -> Sheet:
+    """Return a sheet of misclassified images.
+
+    Args:
+        shown: the first ones.
+        wrong: number of all.
+        images: number of all images that were measured.
+        config: their data set.
+    """
+    pictures = _pictures(shown, config)
+    cards = [_card(mistake, picture) for mistake, picture in zip(shown, pictures, strict=True)]
+    title = f"{wrong:,} of {images:,} images misclassified"
+    first = "all of them" if len(cards) == wrong else f"the first {len(cards)}"
     subtitle = f"{first}, the most confident first; the prediction in red" if wrong else ""
     return Sheet(title, subtitle, cards)
 
 
-def _card(row: Row, picture: Picture | None) -> Card:
-    bar = Bar(row["prediction"], float(row["confidence"]))
-    note = printable(row["id"]) if picture is not None else f"{printable(row['id'])}: {NO_PICTURE}"
-    return Card(() if picture is None else (picture,), row["label"], note, bars=[bar], wrong=True)
+def _card(mistake: Mistake, picture: Picture | None) -> Card:
+    bar, name = Bar(mistake.prediction, mistake.confidence), printable(mistake.image)
+    note = name if picture is not None else f"{name}: {NO_PICTURE}"
+    return Card(() if picture is None else (picture,), mistake.label, note, bars=[bar], wrong=True)
 
 
-def _pictures(rows: Sequence[Row], config: Prepare) -> list[Picture | None]:
+def _pictures(shown: Sequence[Mistake], config: Prepare) -> list[Picture | None]:
     dataset, wanted = config.dataset, PixelFormat(config.channels, config.depth or 8)
-    keys = [row["id"] for row in rows]
+    keys = [mistake.image for mistake in shown]
     if isinstance(dataset, ImageFolder | Table):
         check_keys(keys, PREDICTIONS)
         return [_stored(store_of(dataset), key, wanted) for key in keys]
