@@ -224,6 +224,15 @@ def test_an_option_edited_between_two_commands_is_trained_as_it_is_now(sweep, sh
     assert set(phases) == {"all"}
 
 
+def test_more_trials_extend_a_grid(shell):
+    words = [*WORDS, "freeze=full,linear_probe", "sweep.name=cut", "sweep.pruner.kind=patience"]
+    out, err = shell("finetune", *words, "sweep.trials=1")
+    assert (len(rows(out)), err.count("2/2 val/accuracy")) == (1, 1)
+    out, err = shell("finetune", *words, "sweep.trials=2")
+    assert (len(rows(out)), err.count("2/2 val/accuracy")) == (2, 1)
+    assert [trial.state.name for trial in trials(shell.folder)] == ["COMPLETE", "COMPLETE"]
+
+
 def test_a_grown_grid_trains_its_new_trials_only(shell):
     words = [*WORDS, "freeze=full", "dataset.selection=last"]
     first, _ = shell("finetune", *words, "optimizer.lr=0.01,0.1")

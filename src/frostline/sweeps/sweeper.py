@@ -108,13 +108,16 @@ def sweep(job: SweepTask, arguments: Sequence[str], launch: Launch | None, launc
 
 def _plan(job: SweepTask, fixed: list[str], space: Space, settings: Sweep) -> Plan:
     grid = settings.sampler.kind == "grid"
-    points = space.combinations()[: settings.trials] if grid else space.examples()
-    experiments = compose.compose_points(fixed, [as_overrides(point) for point in points])
+    # What identifies the study is the same for each number of trials, since a grid may be extended.
+    examples = space.examples()
+    points = space.combinations()[: settings.trials] if grid else examples
+    composed = compose.compose_points(fixed, [as_overrides(point) for point in [*points, *examples]])
+    experiments, composed_examples = composed[: len(points)], [first for first, _ in composed[len(points) :]]
     # Of every option, since each is a file that may be edited between two commands.
-    dumps = (composed.model_dump(exclude={"sweep", "study"}) for composed, _ in experiments)
+    dumps = (example.model_dump(exclude={"sweep", "study"}) for example in composed_examples)
     base: dict[str, Any] = {"experiments": sorted({content_key(dump) for dump in dumps})}
     if isinstance(job.task, standalone.Job):  # trials on other data or weights belong to another study
-        base["inputs"] = job.task.inputs([experiment for experiment, _ in experiments])
+        base["inputs"] = job.task.inputs(composed_examples)
     stage = getattr(job.task, "stage", "sweep")
     if stage == "pretrain":
         unread.check_space(stage, [parameter.key for parameter in space.parameters])
