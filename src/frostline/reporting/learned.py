@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Protocol
+from typing import Literal, Protocol
 
 from frostline.base.metrics import ACCURACY, BALANCED
 from frostline.reporting import words
@@ -13,6 +13,10 @@ from frostline.stats import transfer
 
 ROUNDING = 1e-9
 """Means of the same accuracies over different runs differ by less."""
+
+
+Learning = Literal["clear", "unclear", "none"]
+"""Whether runs are better than always predicting one class; unclear: the mean is, but not the interval."""
 
 
 class Measured(Protocol):
@@ -67,9 +71,9 @@ def majority_class(held_out: str, labels: Iterable[Sequence[str]]) -> Majority:
     return Majority(split, name, fmean(part.count(name) / len(part) for part in parts))
 
 
-def has_learned(
+def learning(
     runs: Sequence[Measured], held_out: str, majority: Majority | None, overlap: float = 0.0
-) -> bool:
+) -> Learning:
     """Return whether runs are better than always predicting one class.
 
     Balanced accuracy counts, too: with weighted classes, accuracy may be below the majority class's share.
@@ -80,13 +84,20 @@ def has_learned(
         overlap: as for `stats.transfer.estimate`.
     """
     accuracies, balanced = (_values(runs, held_out, name) for name in (ACCURACY, BALANCED))
-    if majority is None or majority.is_beaten_by(fmean(accuracies)):
-        return True
-    if not balanced:
-        return False
-    own = transfer.estimate(balanced, bounds=(0.0, 1.0), overlap=overlap)
+    if majority is None:
+        return "clear"
     chance = fmean(1 / len(set(run.labels)) for run in runs)
-    return (own.mean if own.low is None else own.low) > chance + ROUNDING
+    if balanced and _low(balanced, overlap) > chance + ROUNDING:
+        return "clear"
+    if majority.is_beaten_by(_low(accuracies, overlap)):
+        return "clear"
+    return "unclear" if majority.is_beaten_by(fmean(accuracies)) else "none"
+
+
+def _low(shares: Sequence[float], overlap: float) -> float:
+    """Return the lower end of the mean's interval; of a single share, itself."""
+    own = transfer.estimate(shares, bounds=(0.0, 1.0), overlap=overlap)
+    return own.mean if own.low is None else own.low
 
 
 def _values(runs: Sequence[Measured], split: str, metric: str) -> list[float]:

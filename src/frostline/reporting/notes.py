@@ -79,7 +79,7 @@ def _limits(
             None,
             [
                 _missing(repeats, summary),
-                _below(summary, majority),
+                _unlearned(summary, majority) if summary.name == BASELINE else _below(summary, majority),
                 _never(summary, arm.headline, repeats),
                 _ceiling(summary),
                 _alike(summary, repeats),
@@ -111,6 +111,24 @@ def _below(arm: ArmSummary, majority: Majority | None) -> str:
     return (
         f"{arm.name} is at {words.percent(accuracy)} on {majority.split}, not above the"
         f" {words.percent(majority.rate)} of always predicting {majority.name}."
+    )
+
+
+def _unlearned(baseline: ArmSummary, majority: Majority | None) -> str:
+    """Return a note if the baseline is not clearly better than always predicting one class."""
+    if majority is None or baseline.learned == "clear":
+        return ""
+    score, epochs = baseline.score, units.counted(baseline.epochs, "epoch")
+    own = f"it is at {words.percent(score.mean)} on {majority.split}"
+    rate = f"{words.percent(majority.rate)} of always predicting {majority.name}"
+    if baseline.learned == "none":
+        found = f"has learned nothing in {epochs}: {own}, not above the {rate}"
+    else:
+        interval = f"95 % interval, {words.interval(score)}, includes the {rate}"
+        found = f"may have learned nothing in {epochs}: {own}, and the {interval}"
+    return (
+        f"The from-scratch baseline {found}. So a gain over it says little of the transfer: set"
+        f" trainer.epochs above {baseline.epochs}."
     )
 
 

@@ -6,7 +6,7 @@ from frostline.base.metrics import MAP, headline
 from frostline.console import units
 from frostline.reporting import words
 from frostline.reporting.inputs import PretrainingRun
-from frostline.reporting.learned import Majority, has_learned, majority_class
+from frostline.reporting.learned import Majority, learning, majority_class
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Pretraining:
     def note(self) -> str:
         """A sentence if it is not better than always predicting one class, else empty."""
         majority = self._majority
-        if majority is None or has_learned([self.run], self.run.held_out, majority):
+        if majority is None or learning([self.run], self.run.held_out, majority) != "none":
             return ""
         own, rate = words.percent(self._scores[majority.split]), words.percent(majority.rate)
         return (

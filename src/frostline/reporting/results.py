@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from frostline.base.metrics import headline
 from frostline.base.repetitions import Repetition
 from frostline.reporting.inputs import Selection
-from frostline.reporting.learned import Majority
+from frostline.reporting.learned import Learning, Majority
 from frostline.reporting.pretraining import Pretraining
 from frostline.reporting.repeats import Repeats
 from frostline.reporting.verdict import Verdict
@@ -80,6 +80,8 @@ class ArmSummary:
     seconds_to_baseline: TimeToThreshold | None
     comparison: BaselineComparison | None
     """None for the baseline, and in a study without one."""
+    learned: Learning
+    """Whether it is better than always predicting one class."""
     test_sets: Mapping[str, Estimate] = field(default_factory=dict)
     """Accuracy on the further test sets, by name."""
 
@@ -133,6 +135,14 @@ class Summary:
         return comparison.outcome if comparison else "undecided"
 
     @property
+    def _baseline_learned(self) -> bool:
+        return self.baseline is None or self.baseline.learned == "clear"
+
+    def tone(self, outcome: Outcome) -> Outcome:
+        """Return the outcome that colours one: undecided beside a baseline that hardly learned."""
+        return outcome if self._baseline_learned else "undecided"
+
+    @property
     def verdict(self) -> Verdict:
         """The verdict on the chosen arm."""
         chosen, baseline = self.chosen, self.baseline
@@ -145,6 +155,7 @@ class Summary:
             arm=chosen.name if chosen else None,
             gain=chosen.comparison.gain if chosen and chosen.comparison else None,
             learned=chosen.comparison.learned if chosen and chosen.comparison else True,
+            baseline_learned=self._baseline_learned,
             score=score,
             baseline=own_baseline,
             measured=self.measured,

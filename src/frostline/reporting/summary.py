@@ -7,7 +7,7 @@ from statistics import fmean, median
 
 from frostline.base.metrics import MAP, MEAN_DIGITS, SHARES
 from frostline.reporting.inputs import Arm, SeedRun
-from frostline.reporting.learned import Majority, has_learned, majority_class
+from frostline.reporting.learned import Learning, Majority, learning, majority_class
 from frostline.reporting.notes import report_notes, selection_of
 from frostline.reporting.repeats import Repeats
 from frostline.reporting.results import ArmSummary, BaselineComparison, Point, Summary
@@ -38,8 +38,11 @@ def summarize(
     # Chosen on validation, so that the gain on test is not selected on itself; ties go to the first.
     candidates = [arm for arm in arms if arm is not baseline]
     best = max(candidates, key=_val_score, default=None)
-    comparison = _comparisons(arms, baseline, best, majority, over)
-    summaries = [_summary(arm, baseline, comparison.get(arm.name), over) for arm in arms]
+    learned = {
+        arm.name: learning(list(arm.runs.values()), arm.held_out, majority, over.overlap) for arm in arms
+    }
+    comparison = _comparisons(arms, baseline, best, learned, over)
+    summaries = [_summary(arm, baseline, comparison.get(arm.name), learned[arm.name], over) for arm in arms]
     chosen = next((arm for arm in summaries if best and arm.name == best.name), None)
     return Summary(
         study=study,
@@ -80,15 +83,16 @@ def _majority(arms: Sequence[Arm]) -> Majority | None:
 
 
 def _comparisons(
-    arms: Sequence[Arm], baseline: Arm | None, best: Arm | None, majority: Majority | None, over: "_Over"
+    arms: Sequence[Arm],
+    baseline: Arm | None,
+    best: Arm | None,
+    learned: Mapping[str, Learning],
+    over: _Over,
 ) -> dict[str, BaselineComparison]:
     """Compare each arm with the baseline, where they share a repetition."""
     if baseline is None:
         return {}
     overlap = over.overlap
-    learned = {
-        arm.name: has_learned(list(arm.runs.values()), arm.held_out, majority, overlap) for arm in arms
-    }
     gains: dict[str, Gain] = {}
     pairs: dict[str, tuple[Estimate, Estimate]] = {}
     for arm in arms:
@@ -112,7 +116,7 @@ def _comparisons(
         asymptote = transfer.asymptote(own, base, overlap=overlap)
         assert asymptote is not None
         result[arm.name] = BaselineComparison(
-            learned=learned[arm.name] or learned[baseline.name],
+            learned={learned[arm.name], learned[baseline.name]} != {"none"},
             gain=gains[arm.name],
             pair=pairs[arm.name],
             p_holm=corrected.get(arm.name),
@@ -125,7 +129,11 @@ def _comparisons(
 
 
 def _summary(
-    arm: Arm, baseline: Arm | None, comparison: BaselineComparison | None, over: _Over
+    arm: Arm,
+    baseline: Arm | None,
+    comparison: BaselineComparison | None,
+    learned: Learning,
+    over: _Over,
 ) -> ArmSummary:
     def share(values: Sequence[float]) -> Estimate:
         return transfer.estimate(values, bounds=SHARE, overlap=over.overlap)
@@ -157,6 +165,7 @@ def _summary(
         if to_baseline
         else None,
         comparison=comparison,
+        learned=learned,
         test_sets={
             name: share(values)
             for name in arm.runs[min(arm.runs)].scores.test_sets

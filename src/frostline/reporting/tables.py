@@ -114,14 +114,14 @@ def _test(summary: Summary) -> str:
     planned = next((arm.name for arm in compared if arm.comparison and arm.comparison.planned), None)
     if len(compared) == 1:
         return f"{test}."
-    decides = (
-        f"; its uncorrected p decides on {planned}, the one planned comparison, since validation chooses it"
+    except_for = (
+        f"; for {planned}, the uncorrected one does, since validation chose it as the one planned comparison"
         if planned
         else ""
     )
     return (
         f"{test}, corrected for the {len(compared)} arms compared (Holm). The corrected p decides whether an"
-        f" arm helped or hurt{decides}. Intervals are not corrected."
+        f" arm helped or hurt{except_for}. Intervals are not corrected."
     )
 
 
@@ -207,9 +207,8 @@ def _p_cell(comparison: BaselineComparison | None) -> Cell:
     """Return the corrected p; the detail of the planned comparison is its own p, which decides."""
     if comparison is None or comparison.p_holm is None:
         return Cell(words.NOTHING)
-    own = comparison.gain.p
-    decides = comparison.planned and own != comparison.p_holm
-    return Cell(words.p_value(comparison.p_holm), f"uncorrected {words.p_value(own)}" if decides else "")
+    corrected, own = words.p_value(comparison.p_holm), words.p_value(comparison.gain.p)
+    return Cell(corrected, f"uncorrected {own}" if comparison.planned and own != corrected else "")
 
 
 def _time_cell(when: TimeToThreshold | None, as_text: Callable[[float], str], noun: str) -> Cell:

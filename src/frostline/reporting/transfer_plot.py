@@ -54,7 +54,7 @@ def transfer_png(summary: Summary) -> bytes:
     """Return the plot with its headline, 2,400 pixels wide."""
     with new_figure(12, _height(summary)) as figure:
         width, height = figure.get_size_inches()
-        left, colour = 0.2 / width, theme.OUTCOMES[summary.outcome].light
+        left, colour = 0.2 / width, theme.OUTCOMES[summary.tone(summary.outcome)].light
         figure.text(left, 1 - 0.45 / height, summary.headline, fontsize=19, fontweight="bold", color=colour)
         figure.text(left, 1 - 0.78 / height, result_line(summary), fontsize=10.5, color=SOFT)
         _draw(figure, summary, _landscape(summary, height, above=1.38))

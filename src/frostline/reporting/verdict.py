@@ -15,6 +15,11 @@ MOST_NAMED = 3
 """Number of other arms with one outcome that are named; more are counted."""
 
 
+DOUBT = (
+    "; but the baseline hardly learned more than to predict one class, so this says little of the transfer"
+)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The verdict on the arm that represents the transfer."""
@@ -35,6 +40,8 @@ class Verdict:
     """The split: test or validation."""
     learned: bool = True
     """Whether the arm or the baseline is better than always predicting one class."""
+    baseline_learned: bool = True
+    """Whether the baseline is clearly better than that."""
     metric: str = ACCURACY
     """The metric of score, baseline and gain: accuracy or mAP."""
     others: Mapping[str, Outcome] = field(default_factory=dict)
@@ -45,6 +52,9 @@ class Verdict:
         """The verdict in a few words: ``Transfer helped: +7.2 points of test accuracy``."""
         if self.arm is None or self.gain is None:
             return "Undecided: this study can't tell whether transfer helped"
+        if self.outcome != "undecided" and not self.baseline_learned:
+            gain = words.points(self.gain.mean)
+            return f"Transfer {self.outcome}: {gain} points over a baseline that hardly learned"
         if self.outcome != "undecided":
             return f"Transfer {self.outcome}: {words.points(self.gain.mean)} {self._unit}"
         found = (
@@ -103,7 +113,9 @@ class Verdict:
             return f"Undecided: {arm} shows {amount} ({pair}; {certainty}), {chance}."
         change = "gains" if self.outcome == "helped" else "loses"
         amount = f"{words.points(gain.mean, signed=False)} {self._unit}"
-        return f"Transfer {self.outcome}: {arm} {change} {amount} ({pair}; {certainty}){self._contrast()}."
+        doubt = "" if self.baseline_learned else DOUBT
+        change = f"{arm} {change} {amount} ({pair}; {certainty})"
+        return f"Transfer {self.outcome}: {change}{self._contrast()}{doubt}."
 
     def _certainty(self, gain: Gain) -> str:
         """Return the interval, the p-value and the number of pairs."""
