@@ -50,7 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
     with waiting(LIBRARIES):
         from frostline.sheets.training_images import show
 
-    shown = show(composed, choices, arguments.count, folder)
+    with waiting("drawing the images"):
+        shown = show(composed, choices, arguments.count, folder)
     path: Path = arguments.out or shown.file
     write_text(path, shown.sheet.page())
     print(path)

@@ -10,7 +10,7 @@ from frostline.base.files import write_bytes, write_text
 from frostline.base.formats import csv_text
 from frostline.config import compose, stage_configs
 from frostline.console.errors import FrostlineError
-from frostline.console.progress import say_once, shown
+from frostline.console.progress import LIBRARIES, say_once, shown, waiting
 from frostline.lr_finder.suggestion import Settings
 from frostline.pipeline import output_folders, session, standalone
 from frostline.training.services import Services
@@ -51,11 +51,12 @@ def run(overrides: Sequence[str], low: float = LOW, high: float = HIGH, steps: i
     settings = Settings(low, high, steps)
     settings.check()
     data_sets = standalone.prepared_data(composed)
-    from frostline.lr_finder import plot
-    from frostline.lr_finder.range_test import run_test
-    from frostline.models.pretrained import load_initial_weights
-    from frostline.training.inputs import load_inputs
-    from frostline.training.run_info import run_name
+    with waiting(LIBRARIES):
+        from frostline.lr_finder import plot
+        from frostline.lr_finder.range_test import run_test
+        from frostline.models.pretrained import load_initial_weights
+        from frostline.training.inputs import load_inputs
+        from frostline.training.run_info import run_name
 
     name = run_name(config)
     content = [config.model_dump(), low, high, steps]
