@@ -158,6 +158,7 @@ def test_the_planned_comparison_is_decided_by_its_own_p_and_the_others_by_the_co
     }
     said = tables.explanation(study)
     assert "corrected for the 4 arms compared (Holm)" in said
+    assert "can be compared only if the machine did nothing else" in said
     assert "for full, the uncorrected one does, since validation chose it" in said
 
 
@@ -170,6 +171,9 @@ def test_a_single_arm_has_no_other_to_correct_for(tmp_path: Path) -> None:
 def test_a_single_seed_decides_nothing(tmp_path: Path) -> None:
     study = _made_up(tmp_path, TWO, (3,))
     assert study.notes == ["A single seed: there are no intervals, and nothing can be decided."]
+    headers = tables.headers(study)  # a single seed has neither an interval nor a range
+    assert headers[1:4] == ("test accuracy", "gain over scratch", "jumpstart")
+    assert headers[4:] == ("epochs to baseline's best", "time to baseline's best", "training time")
     assert study.outcome == "undecided"
     assert study.sentence.startswith("Undecided: a single seed of full shows +9.2 points")
     gain = as_json(study)["arms"]["full"]["gain"]
@@ -356,8 +360,9 @@ def test_a_head_that_starts_anew_has_no_jumpstart_and_an_omitted_arm_is_said(tmp
     ]
     assert as_json(study)["arms"]["full"]["jumpstart"] is None
     assert tables.headers(study) == (
-        *("arm", "test accuracy", "gain over scratch", "p", "epochs to baseline's best"),
-        *("time to baseline's best", "training time"),  # no jumpstart, which no arm has
+        *("arm", "test accuracy (95 % interval)", "gain over scratch (95 % interval)", "p"),
+        "epochs to baseline's best (least to most)",
+        *("time to baseline's best (least to most)", "training time"),  # no jumpstart, which no arm has
     )
     cells = [len(row) for row in tables.text_rows(study)]
     assert cells == [7, 7]

@@ -19,15 +19,17 @@ from frostline.stats.transfer import Estimate, Gain, Outcome, TimeToThreshold
 
 def headers(summary: Summary) -> tuple[str, ...]:
     """Return the column headers of the main table; a column without any value is left out."""
+    several = len(summary.repeats.all) > 1
+    interval, spread = (" (95 % interval)", " (least to most)") if several else ("", "")
     names = (
-        summary.reported,
-        "gain over scratch",
+        f"{summary.reported}{interval}",
+        f"gain over scratch{interval}",
         "p",
-        "jumpstart",
-        "epochs to baseline's best",
-        "time to baseline's best",
+        f"jumpstart{interval}",
+        f"epochs to baseline's best{spread}",
+        f"time to baseline's best{spread}",
         "training time",
-        *(f"{name} {summary.metric}" for name in test_sets(summary)),
+        *(f"{name} {summary.metric}{interval}" for name in test_sets(summary)),
     )
     return ("arm", *(name for name, filled in zip(names, _filled(_rows(summary)), strict=True) if filled))
 
@@ -96,11 +98,12 @@ def explanation(summary: Summary) -> str:
         f"Means over {over} with 95 % intervals; {gains} in percentage points, paired by"
         f" {summary.repeats.pair}.",
         _test(summary),
-        f"Epochs and time to the baseline's best are medians with their range over {over}."
+        f"Epochs and time to the baseline's best are medians with the least and the most of the {over}."
         if summary.baseline
         else "",
         "Training time is the mean of a run, without pretraining; an arm that finds the features of frozen"
         " layers in the cache, since an earlier arm has computed them, does not count that time.",
+        "Times of arms can be compared only if the machine did nothing else while they trained.",
     ]
     return " ".join(filter(None, sentences))
 
