@@ -18,7 +18,7 @@ from frostline.probing import batched_finetune
 
 def test_a_sweep_shares_its_pretraining_and_prints_a_table(shell):
     out, err = shell("finetune", *TINY, "out=sweep", "-m", "freeze=linear_probe,full", "seed=0,1")
-    assert err.count("pretrain on digits") == 1
+    assert err.count("pretrain on digits: 1/1") == 1
     rows = [line.split() for line in out.splitlines() if line.startswith(" freeze=")]
     assert {row[0] for row in rows} == {
         f"freeze={f},seed={s}" for f in ("linear_probe", "full") for s in (0, 1)
