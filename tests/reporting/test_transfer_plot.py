@@ -9,7 +9,7 @@ from frostline.plotting.canvas import new_figure
 from frostline.reporting.inputs import read_arms
 from frostline.reporting.repeats import Repeats
 from frostline.reporting.summary import summarize
-from frostline.reporting.transfer_plot import _curves, _earlier_text, _landscape
+from frostline.reporting.transfer_plot import FACT, _curves, _earlier_text, _landscape
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,19 @@ def test_the_intervals_of_the_baseline_and_the_chosen_arm_are_drawn_whole(tmp_pa
     assert len(bands) == 2
     assert max(band.height for band in bands) > 0.3
     assert all(low <= max(0.0, band.y0) and min(1.0, band.y1) <= high for band in bands)
+
+
+def test_the_numbers_beside_the_curves_stand_clear_of_a_baseline_at_the_bottom(tmp_path: Path) -> None:
+    shapes = {"scratch": Shape(0.18, 0.19, 5.0, noise=0.004), "full": Shape(0.18, 0.9, 3.0, noise=0.01)}
+    repeats = Repeats((0, 1, 2))
+    artifacts = write_study(tmp_path, shapes, repeats.seeds)
+    study = summarize("study", MONITOR, repeats, read_arms(artifacts, list(shapes), repeats))
+    with new_figure(12, 5.5) as figure:
+        axes = figure.add_axes((0.05, 0.1, 0.4, 0.7))
+        _curves(axes, study, _landscape(study, 5.5, above=1.0))
+        low, high = axes.get_ylim()
+        heights = [text.get_position()[1] for text in axes.texts if text.get_ha() == "right"]
+    level = (study.baseline_best - low) / (high - low)
+    assert level < FACT / 5.5  # where the numbers stand otherwise
+    assert len(heights) == 4
+    assert level < min(heights) < max(heights) < 0.6

@@ -1,6 +1,7 @@
 """The main plot of a report: validation curves beside test accuracies and gains."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from frostline.plotting import theme
@@ -34,6 +35,12 @@ BAR = 0.22
 """Opacity of a gain's bar."""
 LONGEST_NAME = 14
 """Letters of an arm's name that fit beside the axes."""
+
+
+FACT = 0.5
+"""Inches from a number beside the curves to the next."""
+LETTER = 0.075
+"""Inches of a letter in the line below such a number."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def _landscape(summary: Summary, height: float, above: float) -> Layout:
     single = f"Validation {summary.metric} of a single {repeats.noun}"
     gain = f", and gain over {BASELINE} in points" if summary.baseline else ""
     return Layout(
-        curves=(0.052, bottom, 0.41, tall),
+        curves=(0.052, bottom, 0.395, tall),
         bars=(0.665, bottom, 0.165, tall),
         curves_title=title if several else single,
         bars_title=f"{_capital(summary.reported)}{gain}{' (95 % interval)' if several else ''}",
@@ -211,12 +218,26 @@ def _annotate_baseline(axes: "Axes", summary: Summary) -> None:
     facts = [_earlier_text(_name(arm), earlier, own, missed)]
     if jumpstart:
         facts.insert(0, (f"{words.points(jumpstart.mean)} points", "before any training"))
-    for row, (number, meaning) in enumerate(facts):
-        y = (0.86 - 0.5 * row) * inch
+    low = _lowest_room(axes, summary, facts)
+    for row, (number, meaning) in enumerate(reversed(facts)):
+        y = low + (0.36 + FACT * row) * inch
         write_text(axes, (0.98, y), number, fontsize=12, fontweight="bold", ha="right", bbox=TEXT_BACKGROUND)
         write_text(
             axes, (0.98, y - 0.2 * inch), meaning, fontsize=9, color=SOFT, ha="right", bbox=TEXT_BACKGROUND
         )
+
+
+def _lowest_room(axes: "Axes", summary: Summary, facts: list[tuple[str, str]]) -> float:
+    """Return the lowest height, share of the axes, above which `facts` at the right cross no line; else 0."""
+    assert summary.baseline_best is not None
+    wide = axes.bbox.width / axes.figure.dpi
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    begin = right - (right - left) * LETTER * max(len(meaning) for _, meaning in facts) / wide
+    points = [point for arm in summary.arms for point in arm.curve if point.epoch >= begin]
+    values = [summary.baseline_best, *(point.score.mean for point in points)]
+    lines = [0.0, *sorted((value - low) / (high - low) for value in values), 1.0]
+    needed = (0.1 + FACT * len(facts)) / inches_high(axes)
+    return next((start for start, end in pairwise(lines) if end - start >= needed), 0.0)
 
 
 def _arrow(axes: "Axes", start: tuple[float, float], end: tuple[float, float]) -> None:
