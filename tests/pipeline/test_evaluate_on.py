@@ -161,6 +161,20 @@ def test_other_results_are_not_overwritten(here, capsys):
     assert content("run/test_sets/photos_b") == content("elsewhere") != before
 
 
+def test_another_test_set_with_the_name_of_the_runs_own_is_refused(here, capsys):
+    for folder in ("night", "site/night"):
+        plant(here / folder, CLASSES, seed=50_000 + len(folder))
+    data = ["dataset=image_folder", "dataset.root=photos", "+dataset.test_sets.night.root=night"]
+    assert cli.main(["finetune", *data, *TINY, "out=run", "--force"]) == 0
+    own = json.loads(Path("run/metrics.json").read_text())["test/night"]
+    shown = evaluate(capsys, "--on", "site/night", "--out", "elsewhere", status=2)
+    assert "site/night: the run has another test set of this name (dataset.test_sets.night)" in shown.err
+    assert not Path("elsewhere").exists()
+    evaluate(capsys, "--on", "night")
+    again = json.loads(Path("run/test_sets/night/metrics.json").read_text())["test"]
+    assert again["accuracy"] == own["accuracy"]
+
+
 def test_a_table_with_other_columns_and_a_test_split(here, capsys):
     plant(here / "scans", ("cat", "dog"), seed=50_000)
     paths = sorted(path.relative_to(here) for path in (here / "scans").rglob("*.png"))

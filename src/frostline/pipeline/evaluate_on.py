@@ -18,6 +18,7 @@ from frostline.console.progress import LIBRARIES, say_once, shown, waiting
 from frostline.data.reading.checks import some
 from frostline.data.reading.names import telling_name
 from frostline.data.reading.sources import name_of
+from frostline.data.reading.test_sets import further_tests
 from frostline.pipeline import reevaluate
 from frostline.pipeline.data_places import further_test
 from frostline.pipeline.reevaluate import Metrics
@@ -70,13 +71,16 @@ def run(folder: Path, place: str, options: Options) -> Measured:
 
     Raises:
         FrostlineError: there is no finished run in `folder`, or it was edited; the test set has classes that
-            the run does not know, or images that can't be used; or other metrics would be overwritten.
+            the run does not know, images that can't be used, or the name of another test set of the run; or
+            other metrics would be overwritten.
     """
     config, record = reevaluate.finished(folder, force=options.force)
     if options.tta is not None:
         config = config.with_tta(reevaluate.tta_of(options.tta))
     dataset = further_test(place, config.dataset, options.keys)
     name = name_of_test_set(dataset)
+    own = further_tests(config.dataset).get(name)
+    _check_name(name, place, own and located(own, folder, options.home))
     out = options.out or _default_out(folder, name)
     from frostline.data.prepared.index import PreparedData
     from frostline.preparation.stage import prepare_test_set
@@ -121,6 +125,15 @@ def name_of_test_set(dataset: Dataset) -> str:
     if dataset.location:  # as it may be typed in its folder
         name = telling_name(Path(getattr(dataset, dataset.location)).expanduser().absolute(), name)
     return re.sub(r"[^\w-]+", "_", name).strip("_") or "test_set"
+
+
+def _check_name(name: str, place: str, own: Dataset | None) -> None:
+    """Refuse another test set of the name of the run's `own` one: MLflow would have both as one."""
+    where = Path(getattr(own, own.location)) if own else Path(place)
+    if where.expanduser().resolve() != Path(place).expanduser().resolve():
+        raise FrostlineError(
+            f"{place}: the run has another test set of this name (dataset.test_sets.{name}); rename {place}"
+        )
 
 
 def _default_out(folder: Path, name: str) -> Path:
