@@ -51,9 +51,10 @@ def open_source(dataset: schema.Dataset, progress: Progress = no_progress) -> So
 
 def _table_in(root: Path) -> Path | None:
     """Return a table in a folder that has no class folders beside it: at most one folder, of the images."""
-    if not root.is_dir():
+    try:
+        inside = [path for path in sorted(root.iterdir()) if not path.name.startswith(".")]
+    except OSError:  # no folder, or one that can't be read: the error at hand says so
         return None
-    inside = [path for path in sorted(root.iterdir()) if not path.name.startswith(".")]
     if sum(path.is_dir() for path in inside) > 1:
         return None
     return next((path for path in inside if path.suffix in TABLES), None)
