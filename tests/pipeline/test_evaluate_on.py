@@ -1,6 +1,7 @@
 """A finished run is measured on a further test set; its own results stay as they are."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -110,6 +111,22 @@ def test_images_that_the_run_has_seen_are_named(here, capsys):
     assert "tested.png" not in warning
     about = json.loads(Path("run/test_sets/photos_b/test_set.json").read_text())
     assert [f"frostline: warning: {text}" for text in about["warnings"]] == [warning]
+
+
+def test_images_of_the_pretraining_are_named_too(here, capsys):
+    plant(here / "photos_a", CLASSES, images=8, seed=90_000)
+    plant(here / "photos_b", CLASSES, images=4, seed=50_000)
+    source = ["source=image_folder", "source.root=photos_a", "pretrain.trainer.epochs=1", "weights=pretrain"]
+    words = ["dataset=image_folder", "dataset.root=photos", *source, *TINY, "out=transferred"]
+    assert cli.main(["finetune", *[word for word in words if word != "weights=none"]]) == 0
+    for place in range(8):
+        (file,) = here.glob(f"photos_a/cat/*{place}.png")
+        shutil.copy(file, here / f"photos_b/cat/copy {place}.png")
+    capsys.readouterr()
+    assert cli.main(["evaluate", "transferred", "--on", "photos_b"]) == 0
+    error = capsys.readouterr().err
+    assert re.search(r"\d images of photos_b are also in the pretraining's train split \(\d\)", error)
+    assert "the run's own" not in error
 
 
 def test_images_that_look_like_those_of_the_run_are_named(here, capsys):

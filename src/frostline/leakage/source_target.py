@@ -93,12 +93,13 @@ def check_source(source: PreparedData, target: PreparedData) -> list[NearDuplica
     return found
 
 
-def overlap(trained_on: PreparedData, tested: PreparedData) -> list[str]:
+def overlap(trained_on: PreparedData, tested: PreparedData, whose: str = "the run's own") -> list[str]:
     """Compare a further test set of a finished run with the images that the run used.
 
     Args:
         trained_on: the run's data; images in train and val were used.
         tested: the test set.
+        whose: whose splits these are, for the sentences.
 
     Returns:
         A sentence on images that are the same, and one on those that look alike, if there are any.
@@ -110,13 +111,13 @@ def overlap(trained_on: PreparedData, tested: PreparedData) -> list[str]:
     if same := _worst_first(same, seen, measured):
         which = f"image of {measured.name} is" if len(same) == 1 else f"images of {measured.name} are"
         sentences.append(
-            f"{len(same)} {which} also in the run's own {_used_as(same, seen)}, so that the metrics are "
+            f"{len(same)} {which} also in {whose} {_used_as(same, seen)}, so that the metrics are "
             f"overestimated: {_named(same, seen, measured, '=')}"
         )
     if alike := _worst_first(alike, seen, measured):
         which = f"image of {measured.name} looks" if len(alike) == 1 else f"images of {measured.name} look"
         sentences.append(
-            f"{len(alike)} {which} like one in the run's own {_used_as(alike, seen)}; if they show the same "
+            f"{len(alike)} {which} like one in {whose} {_used_as(alike, seen)}; if they show the same "
             f"thing, the metrics are overestimated: {_named(alike, seen, measured, '≈')}"
         )
     return sentences

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,8 +89,13 @@ def run(folder: Path, place: str, options: Options) -> Measured:
     with _named(dataset):
         index, data = prepare_test_set(prepared, classes_of(folder), project.scratch(), shown)
     tested = PreparedData(dataset, replace(index, name=name), data)
-    trained_on = config.model_copy(update={"dataset": located(config.dataset, folder, options.home)})
-    warnings = (*index.warnings, *_lacking(tested.index), *_seen(tested, trained_on, record))
+    warnings = [
+        *index.warnings,
+        *_lacking(tested.index),
+        *_seen(tested, folder, config, record, options.home),
+    ]
+    if source := _pretraining(config, options.home):
+        warnings += _seen(tested, *source, options.home)
     for warning in warnings:
         say_once(f"frostline: warning: {warning}")
 
@@ -113,7 +118,7 @@ def run(folder: Path, place: str, options: Options) -> Measured:
         return evaluate.measure_test(config, tested, folder, work, services)
 
     metrics = reevaluate.written(out, measure, force=options.force)
-    return Measured(name, out, metrics, warnings, prepared)
+    return Measured(name, out, metrics, tuple(warnings), prepared)
 
 
 def name_of_test_set(dataset: Dataset) -> str:
@@ -171,25 +176,45 @@ def _lacking(index: "Index") -> list[str]:
     ]
 
 
-def _seen(tested: "PreparedData", run: Run, record: Mapping[str, Any]) -> list[str]:
-    """Warn about images of a test set that the run was trained on, or whose copies look like such images."""
+def _pretraining(config: Run, home: Path | None) -> tuple[Path, Run, Mapping[str, Any]] | None:
+    """Return folder, config and record of the run that made a run's initial weights; None: none is there."""
+    if (path := getattr(config.weights, "path", None)) is None:
+        return None
+    folder = ((home or Path.cwd()) / Path(path).expanduser()).parent
+    with suppress(FrostlineError):  # weights of another program, or of a run that is gone
+        return folder, *reevaluate.finished(folder, force=True)
+    return None
+
+
+def _seen(
+    tested: "PreparedData", trained: Path, run: Run, record: Mapping[str, Any], home: Path | None
+) -> list[str]:
+    """Warn about images of a test set that a run was trained on, or whose copies look like such images.
+
+    Args:
+        trained: the folder of the run, or of its pretraining.
+    """
     from frostline.data.loading.label_budget import label_budget
     from frostline.data.prepared.index import PreparedData
     from frostline.leakage.source_target import overlap
     from frostline.pipeline import standalone
 
-    unchecked = f"{tested.index.name} was not compared with the images that the run was trained on"
+    which, whose = (
+        ("pretraining", "the pretraining's") if run.stage == "pretrain" else ("run", "the run's own")
+    )
+    unchecked = f"{tested.index.name} was not compared with the images that the {which} was trained on"
+    dataset = located(run.dataset, trained, home)
     try:
-        index, folder = standalone.prepared_from(Prepare.of(run.dataset, run.input))
+        index, folder = standalone.prepared_from(Prepare.of(dataset, run.input))
     except FrostlineError as error:
         return [f"{unchecked}, which can't be read: {error}"]
     if (data := record.get("data")) and data["fingerprint"] != index.fingerprint:
         counts = f"{data['images']} images then, {len(index)} now"
         return [f"{unchecked}, since its data set has changed ({counts})"]
-    budget = label_budget(index, run.dataset, run.seed)
+    budget = label_budget(index, dataset, run.seed)
     splits = np.where(index.splits == "val", "val", "none").astype("<U5")
     splits[budget.train], splits[budget.selection] = "train", "val"
-    return overlap(PreparedData(run.dataset, replace(index, splits=splits), folder), tested)
+    return overlap(PreparedData(dataset, replace(index, splits=splits), folder), tested, whose)
 
 
 @dataclass(frozen=True)

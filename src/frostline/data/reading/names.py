@@ -9,7 +9,7 @@ GENERIC = frozenset(
     (
         *("annotation", "annotations", "array", "arrays", "class", "classes", "data", "dataset", "datasets"),
         *("file", "files", "image", "images", "img", "imgs", "index", "label", "labels", "list", "meta"),
-        *("metadata", "set", "table", "target", "targets"),
+        *("metadata", "set", "table"),
     )
 )
 """Words that say nothing about a data set."""
@@ -27,15 +27,18 @@ def telling_name(path: Path, own: str = "") -> str:
     >>> telling_name(Path("photos")), telling_name(Path("clothes/data/labels.csv"), "labels")
     ('photos', 'clothes')
     >>> telling_name(Path("clothes/train_labels.csv"), "train_labels"), telling_name(Path("data/test"))
-    ('clothes-train', 'test')
+    ('clothes-train', 'data')
     """
     own = own or path.name
     splits = _splits_in(own)
     if splits is None:
         return own
-    folders = (folder.name for folder in path.parents)
-    telling = next((name for name in folders if name not in ("", "..") and _splits_in(name) is None), None)
-    return own if telling is None else "-".join([telling, *splits])
+    folders = [folder.name for folder in path.parents if folder.name not in ("", "..")]
+    if telling := next((name for name in folders if _splits_in(name) is None), None):
+        return "-".join([telling, *splits])
+    # Less misleading than the name of a split, since all splits are read.
+    is_split = "".join(splits) == re.sub(r"[-_. ]", "", own.lower())
+    return next((name for name in folders if not _splits_in(name)), own) if is_split else own
 
 
 def _splits_in(name: str) -> list[str] | None:
