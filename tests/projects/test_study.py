@@ -54,6 +54,16 @@ def test_the_files_of_a_study_on_two_folders(folder):
     assert {path.name for path in (folder / "frostline.lock").iterdir()} == {*FOLDERS, "packages"}
 
 
+def test_no_key_at_the_top_of_params_yaml_has_the_name_of_a_data_folder(folder):
+    """DVC fails in `dvc exp show --drop` if it drops a parameter and a dependency of one name."""
+    for name, old in (("source", "photos_a"), ("dataset", "photos b: näher")):
+        (folder / old).rename(folder / name)
+    begin(Study("mine", Path("source/"), Path("./dataset")), folder)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    assert (params["data"]["source"], params["data"]["target"]) == ("source", "dataset")
+    assert not {"source", "dataset"} & params.keys()
+
+
 def test_without_a_source_the_study_starts_from_imagenet(folder):
     begin(Study("mine", target=Path("photos b: näher")), folder)
     params = yaml.safe_load((folder / "params.yaml").read_text())
