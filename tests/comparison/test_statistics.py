@@ -35,6 +35,17 @@ def test_configurations_are_ordered_and_tested_against_the_best():
     assert second.results["test/accuracy"] == estimate(values["a"], bounds=(0, 1))
 
 
+def test_no_interval_of_seconds_or_losses_is_below_zero():
+    runs = [
+        replace(result("a", seed, 0.9), metrics={"train_seconds": value, "test/loss": value, "drift": value})
+        for seed, value in enumerate((0.02, 3.2))
+    ]
+    (line,) = compare(runs, ["train_seconds", "test/loss", "drift"], "test/loss").lines
+    lows = {name: estimate.low for name, estimate in line.results.items()}
+    assert (lows["train_seconds"], lows["test/loss"]) == (0.0, 0.0)
+    assert lows["drift"] < 0
+
+
 def test_of_equal_configurations_the_one_with_the_lower_trial_is_first_whatever_the_test_split_says():
     runs = [
         replace(result(name, seed, test, val=0.7), trial=trial)

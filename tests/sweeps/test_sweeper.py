@@ -287,6 +287,16 @@ def test_invalid_sweep_configs_are_errors_of_one_sentence(words, sentence, shell
     assert not (shell.folder / "runs").exists()
 
 
+def test_a_monitor_that_does_not_order_the_trials_is_noted(shell):
+    words = [*WORDS, "freeze=full", "trainer.monitor=val/f1_macro", "optimizer.lr=0.01,0.1"]
+    note = (
+        "frostline: note: trainer.monitor=val/f1_macro selects the epochs, but val/accuracy orders the"
+        " trials; to order them by it, set sweep.objectives=[val/f1_macro]\n"
+    )
+    assert note in shell("finetune", *words)[1]
+    assert "note: trainer.monitor" not in shell("finetune", *words, "sweep.objectives=[val/f1_macro]")[1]
+
+
 def test_a_sweep_of_pretrainings_is_ranked_by_what_they_measure():
     several = ["source=table", "source.file=a.csv", "source.task=multi_label", "pretrain.loss=bce"]
     (composed, _), settings = compose.experiment([*TINY, *several]), compose.space_of(["seed=0,1"])[2]

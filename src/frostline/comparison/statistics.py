@@ -123,7 +123,8 @@ def _configuration(runs: tuple[Result, ...], varied: Sequence[str], metrics: Seq
     for metric in metrics:
         measured = [run for run in runs if metric in run.metrics]
         numbers = [run.metrics[metric] for run in measured]
-        bounds = (0.0, 1.0) if is_share(metric) else (-math.inf, math.inf)
+        lowest = 0.0 if is_share(metric) or metric.endswith(("loss", "seconds")) else -math.inf
+        bounds = lowest, 1.0 if is_share(metric) else math.inf
         results[metric] = estimate(numbers, bounds=bounds, overlap=_overlap(measured)) if numbers else None
     values = {key: runs[0].params.get(key, "") for key in varied}
     return Configuration(setting_of(runs[0].name), values, runs, results)

@@ -124,6 +124,7 @@ def _plan(job: SweepTask, fixed: list[str], space: Space, settings: Sweep) -> Pl
         if not any(text.startswith("sweep.objectives=") for text in fixed):
             settings = _for_pretraining(settings, experiments[0][0])
     check_objectives(settings, experiments[0][0], stage)
+    _note_other_monitor(settings, experiments[0][0], stage)
     key = content_key([base, space.to_data(), sampling_config(settings)])
     name = settings.name or f"{stage}-{key[:8]}"
     if not any(text.startswith("study=") for text in fixed):
@@ -234,6 +235,19 @@ def _write(plan: Plan, study: Study, trials: Sequence[Trial], *, recorded: bool)
         name = plan.experiments[0][0].study  # the trials are in a study of the user's, if `study` is set
         session.record_study(name, sentence, best.markdown_table(objective, settings), values, files)
     print(f"table and plots: {folder / summary.PAGE}", file=sys.stderr)
+
+
+def _note_other_monitor(settings: Sweep, composed: Experiment, stage: str) -> None:
+    """Say which metric orders the trials if another one, which the user has set, selects their epochs."""
+    run = composed.pretrain if stage == "pretrain" else composed
+    monitor, objective = run.trainer.monitor, settings.objectives[0]
+    if monitor not in (objective, fitting_monitor(run.loss.kind)):
+        key = f"{'pretrain.' * (stage == 'pretrain')}trainer.monitor"
+        print(
+            f"frostline: note: {key}={monitor} selects the epochs, but {objective} orders the trials; to"
+            f" order them by it, set sweep.objectives=[{monitor}]",
+            file=sys.stderr,
+        )
 
 
 def check(settings: Sweep) -> None:
