@@ -161,7 +161,7 @@ class Space:
                 points += (
                     self.first({**conditions, parameter.key: option}) for option in parameter.domain.options
                 )
-        return [point for number, point in enumerate(points) if point not in points[:number]]
+        return list({tuple(point.items()): point for point in points}.values())
 
 
 def as_overrides(point: Mapping[str, Value]) -> list[str]:

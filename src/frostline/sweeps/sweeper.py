@@ -111,8 +111,11 @@ def _plan(job: SweepTask, fixed: list[str], space: Space, settings: Sweep) -> Pl
     # What identifies the study is the same for each number of trials, since a grid may be extended.
     examples = space.examples()
     points = space.combinations()[: settings.trials] if grid else examples
-    composed = compose.compose_points(fixed, [as_overrides(point) for point in [*points, *examples]])
-    experiments, composed_examples = composed[: len(points)], [first for first, _ in composed[len(points) :]]
+    # A point takes 10 ms, and most examples are points.
+    words = list(dict.fromkeys(tuple(as_overrides(point)) for point in [*points, *examples]))
+    composed = dict(zip(words, compose.compose_points(fixed, words), strict=True))
+    experiments = [composed[tuple(as_overrides(point))] for point in points]
+    composed_examples = [composed[tuple(as_overrides(point))][0] for point in examples]
     # Of every option, since each is a file that may be edited between two commands.
     dumps = (example.model_dump(exclude={"sweep", "study"}) for example in composed_examples)
     base: dict[str, Any] = {"experiments": sorted({content_key(dump) for dump in dumps})}
