@@ -19,7 +19,7 @@ TINY = ["backbone=mlp", "backbone.hidden=[8]", "weights=none", "input.size=8", "
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with images of which some look alike; nothing is recorded."""
+    """A folder of images, with near-duplicates; nothing is recorded."""
     for label in ("cat", "dog"):
         (tmp_path / "my photos" / label).mkdir(parents=True)
         for i in range(8):

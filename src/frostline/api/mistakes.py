@@ -1,10 +1,10 @@
 """A run's misclassified images: rows, a data frame, and a sheet of the images."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, overload
+from typing import TYPE_CHECKING, Self
 
+from frostline.api.items import Items
 from frostline.schema import Prepare
 from frostline.sheets import mistakes
 from frostline.sheets.mistakes import Mistake
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Mistakes(Sequence[Mistake]):
+class Mistakes(Items[Mistake]):
     """Misclassified images, the most confident mistakes first. A notebook shows them as a sheet of images."""
 
     rows: tuple[Mistake, ...]
@@ -39,18 +39,9 @@ class Mistakes(Sequence[Mistake]):
         wrong, images = mistakes.read(folder, data)
         return cls(tuple(wrong[:count]), len(wrong), images, data)
 
-    @overload
-    def __getitem__(self, place: int) -> Mistake: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Mistake]: ...
-    def __getitem__(self, place: int | slice) -> Mistake | Sequence[Mistake]:
-        return self.rows[place]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Mistake]:
-        return iter(self.rows)
+    @property
+    def _items(self) -> tuple[Mistake, ...]:
+        return self.rows
 
     def to_pandas(self) -> "DataFrame":
         """Return a row per image: image, label, prediction, confidence."""

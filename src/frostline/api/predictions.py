@@ -4,12 +4,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from frostline.api.items import Items
 from frostline.config.hints import IMAGES, check_path
 from frostline.console.errors import FrostlineError
 from frostline.data.loading.resize import format_of
@@ -49,7 +50,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Predictions(Sequence[Prediction]):
+class Predictions(Items[Prediction]):
     """Predictions in the order of the images. A notebook shows them as a sheet of images."""
 
     rows: tuple[Prediction, ...]
@@ -59,18 +60,9 @@ class Predictions(Sequence[Prediction]):
     _predicted: Sequence[prediction.Prediction] = field(repr=False, default=())
     _format: PixelFormat = field(repr=False, default=PLAIN)
 
-    @overload
-    def __getitem__(self, place: int) -> Prediction: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Prediction]: ...
-    def __getitem__(self, place: int | slice) -> Prediction | Sequence[Prediction]:
-        return self.rows[place]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Prediction]:
-        return iter(self.rows)
+    @property
+    def _items(self) -> tuple[Prediction, ...]:
+        return self.rows
 
     @property
     def labels(self) -> list[str | None]:

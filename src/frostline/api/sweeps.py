@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from frostline.api import html
 from frostline.api.calls import call
+from frostline.api.items import Items
 from frostline.api.options import ListOptions, overrides_of
 from frostline.api.options import Path as AnyPath
 from frostline.api.runs import Run
@@ -21,7 +22,7 @@ SHOWN_RUNS = 24
 
 
 @dataclass(frozen=True)
-class Sweep(Sequence[Run]):
+class Sweep(Items[Run]):
     """The finished runs of a sweep, the best on validation first. A notebook shows them as a table."""
 
     runs: tuple[Run, ...]
@@ -43,18 +44,9 @@ class Sweep(Sequence[Run]):
             raise FrostlineError("sweep: no run has finished; sweep.failed says why")
         return self.runs[0]
 
-    @overload
-    def __getitem__(self, place: int) -> Run: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Run]: ...
-    def __getitem__(self, place: int | slice) -> Run | Sequence[Run]:
-        return self.runs[place]
-
-    def __len__(self) -> int:
-        return len(self.runs)
-
-    def __iter__(self) -> Iterator[Run]:
-        return iter(self.runs)
+    @property
+    def _items(self) -> tuple[Run, ...]:
+        return self.runs
 
     def to_pandas(self) -> "DataFrame":
         """Return a row per run: the values that vary, the metrics of all splits, and its folder."""

@@ -21,8 +21,8 @@ examples:
   frostline plan freeze=lp_ft --format yaml                       print the schedule, to write your own
 
 FLOPs per image: "once" for frozen layers whose output is cached; "forward" and "backward" once per epoch.
-Sizes are those of float32. A run in bfloat16 or float16 needs about half, and so may cache features of which
-the plan says that it would save little."""
+Sizes are those of float32. A run in bfloat16 or float16 needs about half. So it may cache features although
+the plan says that this would save little."""
 
 
 def add(commands: Any, summary: str) -> None:
